@@ -1,0 +1,47 @@
+"""What a pass takes and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compile.program import Slice
+from compile.target import Target
+from lavasnn.ir import Graph
+
+
+@dataclass(frozen=True)
+class State:
+    """A network on its way to a chip.
+
+    Args:
+        graph: The network so far.
+        target: Where it goes.
+        pixels: Calibration images, shape (sample, pixel); empty if there are none.
+        labels: Their classes, shape (sample,).
+        report: What each pass did and found, by pass.
+        warnings: Lines for the user.
+        slices: Neurons on cores, once partitioned.
+        offsets: Window starts, once scheduled.
+    """
+
+    graph: Graph
+    target: Target
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    report: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    offsets: Mapping[str, int] = field(default_factory=dict)
+
+
+class Pass(Protocol):
+    """A step of compilation."""
+
+    def apply(self, state: State) -> State:
+        """Return the state after this pass; the one given stays as it is."""
+        ...

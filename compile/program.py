@@ -1,0 +1,89 @@
+"""Program: what a chip would hold, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from lavasnn.errors import FileFormatError
+from lavasnn.files import pack, read_tensors, unpack, write_tensors
+from lavasnn.ir import GRAPH_TYPES, Graph
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Neurons start..stop-1 of a population on one core.
+
+    Args:
+        core: Index of the core.
+        population: Whose neurons.
+        start: First of them.
+        stop: One past the last.
+        synapses: Weights stored beside them (they live with the receiving neurons).
+        memory_bytes: Estimate of weights, states and input axons; see `compile.passes.partition`.
+    """
+
+    core: int
+    population: str
+    start: int
+    stop: int
+    synapses: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled network.
+
+    Args:
+        graph: The network in integers.
+        target: Name of the target it was compiled for.
+        slices: Which neurons sit on which core.
+        offsets: Steps by which each population's window starts after the input's.
+        report: What the passes did and found, JSON values.
+        source: Name of what it was compiled from.
+    """
+
+    graph: Graph
+    target: str
+    slices: tuple[Slice, ...]
+    offsets: Mapping[str, int]
+    report: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
+
+    @property
+    def cores(self) -> int:
+        """Number of cores used."""
+        return len({s.core for s in self.slices})
+
+    @property
+    def fit(self) -> dict[str, int]:
+        """Cores, neurons, synapses and estimated bytes used."""
+        return {
+            "cores": self.cores,
+            "neurons": sum(p.size for p in self.graph.populations),
+            "synapses": sum(s.synapses for s in self.slices),
+            "memory_bytes": sum(s.memory_bytes for s in self.slices),
+        }
+
+    def save(self, path: Path) -> None:
+        """Write to a file of kind "program"."""
+        tensors: dict[str, NDArray[Any]] = {}
+        write_tensors(path, "program", pack(self, tensors), tensors)
+
+    @staticmethod
+    def load(path: Path) -> Program:
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileFormatError: Damaged, of another kind or of a newer schema.
+        """
+        _, header, tensors = read_tensors(path, "program")
+        program = unpack(header, tensors, GRAPH_TYPES | {"Program": Program, "Slice": Slice}, str(path))
+        if not isinstance(program, Program):
+            raise FileFormatError(f"{path}: holds no program")
+        return program

@@ -1,0 +1,122 @@
+"""Design rules: each looks at a graph and names everything that the chip, or Lava, could not do with it.
+
+Rules run before quantisation (a network of real numbers) and after it (registers); all violations are reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from compile.target import Target
+from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
+from lavasnn.dynamics.lif import LifInt
+from lavasnn.errors import InputError
+from lavasnn.ir import DenseInt, Graph, Source, Transposed
+
+Rule = Callable[[Graph, Target], Iterator[str]]
+
+
+def one_timing(graph: Graph, target: Target) -> Iterator[str]:
+    """All DiffPC populations share thresholds and phases, and none is mixed with stock neurons."""
+    kinds = {isinstance(p.dynamics, DiffPC | DiffPCInt) for p in graph.populations}
+    timings = {p.dynamics.timing for p in graph.populations if isinstance(p.dynamics, DiffPC | DiffPCInt)}
+    if len(timings) > 1:
+        yield f"DiffPC populations have {len(timings)} different timings; a network has one"
+    if kinds == {True, False}:
+        yield "DiffPC and LIF populations in one network are not supported"
+
+
+def timing_fits_depth(graph: Graph, target: Target) -> Iterator[str]:
+    """With latched targets the first phase has a cycle for every weight layer."""
+    timing = graph.timing
+    depth = max((p.dynamics.depth for p in graph.populations if isinstance(p.dynamics, DiffPC | DiffPCInt)), default=0)
+    if timing is not None and timing.targets == "latched" and timing.init_cycles < depth:
+        yield f"init_cycles is {timing.init_cycles}, {depth} weight layers with latched targets need at least {depth}"
+
+
+def powers_of_two(graph: Graph, target: Target) -> Iterator[str]:
+    """A chip shifts: thresholds and gamma of DiffPC are powers of two."""
+    timing = graph.timing
+    if timing is None:
+        return
+    for check in (lambda: timing.exponents("activity"), lambda: timing.gamma_shift):
+        try:
+            check()
+        except InputError as error:
+            yield str(error)
+
+
+def input_first(graph: Graph, target: Target) -> Iterator[str]:
+    """Samples enter at the first population, which nothing leads into, and every other one hears from somewhere."""
+    roles = [p for p in graph.populations if isinstance(p.dynamics, Source)]
+    if roles and roles != [graph.source]:
+        yield f"{len(roles)} populations of input spikes; the first population has to be the only one"
+    forward = [p.target for p in graph.projections if p.into in ("a", "a_x")]
+    if graph.source.name in forward:
+        yield f"a projection leads into the input population {graph.source.name!r}"
+    for population in graph.populations[1:]:
+        if population.name not in forward:
+            yield f"population {population.name!r} receives nothing"
+
+
+def feed_forward(graph: Graph, target: Target) -> Iterator[str]:
+    """Stock LIF networks run layer by layer: projections lead from one population to a later one, one into each."""
+    if graph.timing is not None:
+        return
+    order = {p.name: i for i, p in enumerate(graph.populations)}
+    for p in graph.projections:
+        if order[p.source] >= order[p.target]:
+            yield f"projection {p.name!r} leads back from {p.source!r} to {p.target!r}; LIF networks run feed-forward"
+    for name in order:
+        arriving = [p.name for p in graph.arriving(name)]
+        if len(arriving) > 1:
+            yield f"population {name!r} receives {len(arriving)} projections, a LIF population has one"
+
+
+def weights_on_grid(graph: Graph, target: Target) -> Iterator[str]:
+    """Integer weights lie on the grid of their sign mode (lava-nc 0.10.0, utils/weightutils.py)."""
+    for p in graph.projections:
+        s = p.synapses
+        if not isinstance(s, DenseInt):
+            continue
+        low, high, step = {"mixed": (-256, 254, 2), "excitatory": (0, 255, 1), "inhibitory": (-255, 0, 1)}[s.sign_mode]
+        off = int(((s.weight < low) | (s.weight > high) | (s.weight % step != 0)).sum())
+        if off:
+            yield f"projection {p.name!r}: {off} of {s.weight.size} weights are off the {s.sign_mode} grid {low}..{high}:{step}"
+
+
+def exponents_in_range(graph: Graph, target: Target) -> Iterator[str]:
+    """Weight exponents fit their register."""
+    low, high = target.weight_exponent_low.value, target.weight_exponent_high.value
+    for p in graph.projections:
+        if isinstance(p.synapses, DenseInt | Transposed) and not low <= p.synapses.exponent <= high:
+            yield f"projection {p.name!r}: weight exponent {p.synapses.exponent}, allowed {low}..{high}"
+
+
+def registers(graph: Graph, target: Target) -> Iterator[str]:
+    """LIF thresholds and biases fit the target's registers (a target may be narrower than Lava's own)."""
+    for population in graph.populations:
+        d = population.dynamics
+        if isinstance(d, LifInt):
+            if d.vth >= 2**target.threshold_bits.value:
+                yield f"population {population.name!r}: vth {d.vth}, allowed below {2**target.threshold_bits.value}"
+            most = int(np.max(np.abs(np.asarray(d.bias_mant)), initial=0))
+            if most > 2 ** (target.bias_bits.value - 1):
+                yield f"population {population.name!r}: bias mantissa {most}, allowed {2 ** (target.bias_bits.value - 1)}"
+
+
+BEFORE: tuple[Rule, ...] = (one_timing, timing_fits_depth, powers_of_two, input_first, feed_forward)
+AFTER: tuple[Rule, ...] = (*BEFORE, weights_on_grid, exponents_in_range, registers)
+
+
+def check(graph: Graph, target: Target, rules: Iterable[Rule]) -> None:
+    """Apply rules and report all violations at once.
+
+    Raises:
+        InputError: At least one violation.
+    """
+    violations = [v for rule in rules for v in rule(graph, target)]
+    if violations:
+        raise InputError(f"cannot compile for {target.name}: " + "; ".join(violations))

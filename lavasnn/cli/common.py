@@ -1,0 +1,211 @@
+"""What the commands share: options, files, data, and how results are shown."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+
+from compile.passes.quantize import real
+from compile.program import Program
+from lavasnn import data
+from lavasnn.data import Images
+from lavasnn.errors import InputError
+from lavasnn.files import read_tensors
+from lavasnn.ir import Graph
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several click options as one decorator."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+OUTPUT = options(
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout and nothing else there."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+)
+DATA = options(
+    click.option("--data", "spec", help="digits, mnist or fashion_mnist, with :train or :test (the default)."),
+    click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache."),
+    click.option("--download", is_flag=True, help="Fetch missing image files (with checksum)."),
+)
+SAMPLES = click.option("--samples", type=click.IntRange(min=1), help="Use only the first N samples.")
+BATCH = click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True, help="Samples at a time.")
+BACKEND = click.option(
+    "--backend", type=click.Choice(["exact", "lava"]), default="exact", show_default=True, help="Who runs it."
+)
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["fixed", "float"]),
+    help="Integers, or float64 (of a program: its own weights as real numbers). Default: fixed for programs.",
+)
+
+
+def show(as_json: bool, values: dict[str, Any], lines: Callable[[], None]) -> None:
+    """Print values as JSON, or call `lines` to print for a person."""
+    if as_json:
+        click.echo(json.dumps(values, default=_plain, allow_nan=False))
+    else:
+        lines()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(type(value).__name__)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table; the first column to the left, numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for i, name in enumerate(columns):
+        grid.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(grid)
+
+
+def note(quiet: bool, text: str) -> None:
+    """A line of progress on stderr."""
+    if not quiet:
+        click.echo(text, err=True)
+
+
+def ticker(quiet: bool, what: str) -> Callable[[int, int], None] | None:
+    """Progress of `done` out of `total` on stderr, one line that rewrites itself on a terminal."""
+    if quiet or not sys.stderr.isatty():
+        return None
+
+    def tick(done: int, total: int) -> None:
+        click.echo(f"\r{what}: {done}/{total}" + ("\n" if done >= total else ""), err=True, nl=False)
+
+    return tick
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A file of ours that holds a network.
+
+    Args:
+        kind: "model", "graph" or "program".
+        graph: The network; integers if it is a program.
+        program: The program, if it is one.
+        trained_on: Name of the data set a model was trained on, or None.
+        training: Error-phase bits per neuron while it was trained, or None.
+        iterations: Of the float predictive coding it is compared with.
+    """
+
+    kind: str
+    graph: Graph
+    program: Program | None = None
+    trained_on: str | None = None
+    training: dict[str, float] | None = None
+    iterations: int = 15
+
+    def as_precision(self, precision: str | None) -> Graph:
+        """The network in integers ("fixed") or float64 ("float").
+
+        Raises:
+            InputError: Integers are asked of a network that is not compiled.
+        """
+        wanted = precision or ("fixed" if self.kind == "program" else "float")
+        if wanted == "fixed" and not self.graph.integer:
+            raise InputError(f"a {self.kind} has no integers yet; run `lavasnn compile` on it, or use --precision float")
+        return real(self.graph) if wanted == "float" and self.graph.integer else self.graph
+
+
+def open_network(path: Path) -> Loaded:
+    """Read a model, graph or program.
+
+    Raises:
+        InputError: No such file, or not one of these.
+    """
+    kind, _, _ = read_tensors(path, "model", "graph", "program")
+    if kind == "program":
+        program = Program.load(path)
+        origin = program.report.get("origin", {})
+        training, iterations = origin.get("training"), origin.get("iterations", 15)
+        return Loaded(kind, program.graph, program, origin.get("trained_on"), training, iterations)
+    if kind == "graph":
+        return Loaded(kind, Graph.load(path))
+    from lavasnn.export import to_graph
+    from lavasnn.learning.trainer import load_model
+    from lavasnn.measure.traffic import training_summary
+
+    model = load_model(path)
+    training = training_summary([e.error_spikes for e in model.history], sum(model.net.sizes[1:]))
+    graph = to_graph(model.net, model.encoding)
+    return Loaded(kind, graph, None, model.config.data.name, training, model.config.training.iterations)
+
+
+def open_data(
+    spec: str | None,
+    trained_on: str | None,
+    data_dir: Path | None,
+    download: bool,
+    samples: int | None,
+    split: str = "test",
+) -> Images:
+    """Images named on the command line, or the split of the set that the network was trained on.
+
+    Raises:
+        InputError: No set named, or more samples than it has.
+    """
+    if spec is None and trained_on is None:
+        raise InputError("no data named: use --data digits, mnist or fashion_mnist")
+    images = data.load(spec or f"{trained_on}:{split}", data_dir, download=download)
+    if samples is not None and samples > len(images):
+        raise InputError(f"--samples {samples:,}: {images.name}:{images.split} has {len(images):,}")
+    return images if samples is None else images.take(samples)
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, threads, Python and package versions."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("lavasnn", "numpy", "torch", "numba", "lava-nc", "lava-dl")},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def version(package: str) -> str | None:
+    """Installed version of a package, None without it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

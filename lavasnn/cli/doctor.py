@@ -1,0 +1,90 @@
+"""`doctor`: what is installed, what works, and what to do about the rest."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from compile.target import TARGETS
+from lavasnn import data
+from lavasnn.cli.common import OUTPUT, machine, show, table
+from lavasnn.data import NAMES
+from lavasnn.errors import LavasnnError
+
+
+@click.command("doctor")
+@click.option("--targets", is_flag=True, help="Print the chips and every limit with its source.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache.")
+@OUTPUT
+def doctor_command(targets: bool, data_dir: Path | None, as_json: bool, quiet: bool) -> None:
+    """Check this installation: packages, Lava in a short guarded run, data sets.
+
+    Example: lavasnn doctor --targets
+    """
+    if targets:
+        _targets(as_json)
+        return
+    checks = {"lava": _lava(), **{f"data {name}": _dataset(name, data_dir) for name in NAMES}}
+    values: dict[str, Any] = {"machine": machine(), "checks": checks, "ok": checks["lava"]["ok"]}
+
+    def lines() -> None:
+        click.echo(f"{values['machine']['processor']}, {values['machine']['cores']} cores, Python {sys.version.split()[0]}")
+        click.echo(", ".join(f"{k} {v or 'missing'}" for k, v in values["machine"]["versions"].items()))
+        for name, check in checks.items():
+            click.echo(f"{'ok ' if check['ok'] else 'no '} {name}: {check['text']}")
+
+    show(as_json, values, lines)
+
+
+def _lava() -> dict[str, Any]:
+    """Run three steps of a tiny network on Lava and compare with the exact executor."""
+    import numpy as np
+
+    from compile.backends import exact, lava
+    from lavasnn.dynamics.lif import LifInt
+    from lavasnn.encode import Encoding
+    from lavasnn.ir import DenseInt, Graph, Population, Projection, Source
+
+    graph = Graph(
+        populations=(Population("input", 2, Source()), Population("output", 2, LifInt(du=4095, dv=0, vth=5))),
+        projections=(Projection("w", "input", "output", DenseInt(np.array([[4, 2], [-2, 8]], np.int16))),),
+        encoding=Encoding("bernoulli", levels=2),
+        output="output",
+        steps=3,
+    )
+    pixels = np.array([[2, 1]], np.uint8)
+    try:
+        same = np.array_equal(exact.run(graph, pixels).outputs, lava.run(graph, pixels).outputs)
+    except LavasnnError as error:
+        return {"ok": False, "text": str(error)}
+    return {
+        "ok": same,
+        "text": "runs here and agrees with the exact executor" if same else "runs, but its spikes differ",
+    }
+
+
+def _dataset(name: str, data_dir: Path | None) -> dict[str, Any]:
+    try:
+        images = data.load(f"{name}:test", data_dir)
+    except LavasnnError as error:
+        return {"ok": False, "text": str(error)}
+    return {"ok": True, "text": f"{len(images):,} test images of {images.shape[0]}x{images.shape[1]}"}
+
+
+def _targets(as_json: bool) -> None:
+    limits = {t.name: {k: vars(v) for k, v in vars(t).items() if k != "name"} for t in TARGETS.values()}
+
+    def lines() -> None:
+        for name, entries in limits.items():
+            rows = [
+                [k.replace("_", " "), f"{e['value']:,} {e['unit']}", e["confidence"], e["source"]] for k, e in entries.items()
+            ]
+            table(name, ["limit", "value", "confidence", "source"], rows)
+
+    show(as_json, limits, lines)
+
+
+COMMANDS = {"doctor": doctor_command}

@@ -1,0 +1,215 @@
+"""`train`: DiffPC or a baseline of the same architecture, from one configuration file."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lavasnn import config as configs
+from lavasnn import data
+from lavasnn.cli.common import FILE, OUTPUT, machine, note, open_network, show
+from lavasnn.cli.deploy import build
+from lavasnn.config import RunConfig
+from lavasnn.data import Images
+from lavasnn.errors import InputError
+from lavasnn.files import write_text
+
+if TYPE_CHECKING:
+    from lavasnn.learning.trainer import EpochReport, Trainer
+
+
+@click.command("train")
+@click.argument("config", type=FILE)
+@click.option("-o", "--output", type=FILE, help="Model file; default runs/NAME-METHOD-sSEED.safetensors.")
+@click.option("--seed", type=click.IntRange(min=0), help="Instead of the configuration's first seed.")
+@click.option(
+    "--method", type=click.Choice(["diffpc", "backprop", "predictive-coding"]), help="Instead of the configuration's."
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint beside the output, if there is one.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache.")
+@click.option("--download", is_flag=True, help="Fetch missing image files (with checksum).")
+@click.option("--summary", type=FILE, help="Train all seeds of the configuration and its baseline, and write what came out.")
+@OUTPUT
+def train_command(
+    config: Path,
+    output: Path | None,
+    seed: int | None,
+    method: str | None,
+    epochs: int | None,
+    device: str,
+    resume: bool,
+    data_dir: Path | None,
+    download: bool,
+    summary: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train a network as a configuration says and tell its accuracy on the test images.
+
+    Example: lavasnn train sim_runs/mnist-diffpc-s.toml --data-dir DIR
+    """
+    run = configs.load(config)
+    run = run if method is None else run.with_training(method=method)
+    run = run if epochs is None else run.with_training(epochs=epochs)
+    train, validation, test = load_splits(run, data_dir, download)
+    if summary is not None:
+        values = summarise(run, config, train, validation, test, device, quiet)
+        write_text(summary, json.dumps(values, indent=1) + "\n")
+        show(as_json, values, lambda: click.echo(json.dumps(values["results"], indent=1)))
+        return
+    used = run.seeds[0] if seed is None else seed
+    path = output or Path("runs") / f"{run.name}-{run.training.method}-s{used}.safetensors"
+    trainer, seconds = train_one(run, train, validation, used, device, path, resume, quiet)
+    network = open_network(path)
+    accuracy = trainer.evaluate(test)
+    values: dict[str, Any] = {
+        "accuracy": {"test": accuracy, "validation": trainer.progress.history[-1].validation_accuracy},
+        "seconds": round(seconds, 2),
+        "bits_per_neuron": network.training,
+        "epochs": len(trainer.progress.history),
+        "seed": used,
+        "method": run.training.method,
+        "form": run.training.form,
+        "update_activity": run.timing.update_activity,
+        "files": {"model": str(path)},
+    }
+
+    def lines() -> None:
+        bits = f", {network.training['error_phase']:.4f} bits per neuron in the error phase" if network.training else ""
+        click.echo(f"{path}: {100 * accuracy:.2f} % of {len(test):,} test images, {seconds:.1f} s{bits}")
+
+    show(as_json, values, lines)
+
+
+def load_splits(run: RunConfig, data_dir: Path | None, download: bool) -> tuple[Images, Images | None, Images]:
+    """Training, validation (if the configuration holds some out) and test images."""
+    train = data.load(f"{run.data.name}:train", data_dir, download=download)
+    test = data.load(f"{run.data.name}:test", data_dir, download=download)
+    if run.data.limit:
+        train = train.take(min(run.data.limit, len(train)))
+    if not run.data.validation:
+        return train, None, test
+    if run.data.validation >= len(train):
+        raise InputError(f"data.validation is {run.data.validation:,}, the training set has {len(train):,} images")
+    train, validation = data.validation_split(train, run.data.validation, seed=0)
+    return train, validation, test
+
+
+def train_one(
+    run: RunConfig,
+    train: Images,
+    validation: Images | None,
+    seed: int,
+    device: str,
+    path: Path,
+    resume: bool,
+    quiet: bool,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+) -> tuple[Trainer, float]:
+    """Train one network and write its model file; returns the trainer and the seconds it took in all its sessions."""
+    from lavasnn.learning.trainer import Trainer
+
+    trainer = Trainer(run, train, validation, seed, device)
+    checkpoint = path.with_suffix(".checkpoint.safetensors")
+    if resume and checkpoint.is_file():
+        trainer.resume(checkpoint)
+        note(quiet, f"resumed {checkpoint} in epoch {trainer.progress.epoch + 1}")
+    started = time.monotonic()
+
+    def report(epoch: EpochReport) -> None:
+        note(quiet, _epoch_line(epoch, run))
+        if on_epoch is not None:
+            on_epoch(epoch)
+
+    trainer.save_checkpoint(checkpoint)  # an unwritable place shows now, not after an hour
+    try:
+        trainer.run(report, checkpoint=checkpoint)
+    except KeyboardInterrupt:
+        note(False, f"stopped after {time.monotonic() - started:.0f} s; --resume goes on from {checkpoint}")
+        raise
+    trainer.save_model(path)
+    checkpoint.unlink(missing_ok=True)
+    return trainer, sum(e.seconds for e in trainer.progress.history)
+
+
+def _epoch_line(epoch: EpochReport, run: RunConfig) -> str:
+    held = "" if epoch.validation_accuracy is None else f", validation {100 * epoch.validation_accuracy:.2f} %"
+    sent = f", error spikes a sample {sum(epoch.error_spikes):.2f}" if epoch.error_spikes else ""
+    high = f", activity up to {epoch.peak:.1f} (one cycle reaches {2.0 ** (run.timing.m + 1):g})"
+    far = high if epoch.peak > 2.0 ** (run.timing.m + 1) else ""
+    return f"epoch {epoch.epoch}: train {100 * epoch.train_accuracy:.2f} %{held}{sent}{far}, {epoch.seconds:.1f} s"
+
+
+def summarise(
+    run: RunConfig, config: Path, train: Images, validation: Images | None, test: Images, device: str, quiet: bool
+) -> dict[str, Any]:
+    """Train every seed with the configuration's method and with its baseline; measure float, integers and messages."""
+    results: dict[str, Any] = {}
+    methods = list(dict.fromkeys([run.training.method, *run.baselines]))
+    for method in methods:
+        rows = [_measure(run.with_training(method=method), train, validation, test, s, device, quiet) for s in run.seeds]
+        numbers = {key: [r[key] for r in rows] for key in rows[0] if isinstance(rows[0][key], float)}
+        results[method] = {
+            "mean": {key: round(statistics.fmean(v), 6) for key, v in numbers.items()},
+            "deviation": {key: round(statistics.stdev(v), 6) for key, v in numbers.items()} if len(rows) > 1 else None,
+            "seeds": rows,
+        }
+    command = f"lavasnn train sim_runs/{config.name} --summary sim_runs/summaries/{config.stem}.json"
+    return {
+        "config": json.loads(json.dumps(run.model_dump(exclude={"timing"}))) | {"timing": asdict(run.timing)},
+        "command": command,
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": machine(),
+        "device": device,
+        "test_samples": len(test),
+        "results": results,
+    }
+
+
+def _measure(
+    run: RunConfig, train: Images, validation: Images | None, test: Images, seed: int, device: str, quiet: bool
+) -> dict[str, Any]:
+    from compile.backends import exact
+    from lavasnn.measure import traffic
+
+    path = Path("runs") / f"{run.name}-{run.training.method}-s{seed}.safetensors"
+    note(quiet, f"{run.name}, {run.training.method}, seed {seed}")
+    trainer, seconds = train_one(run, train, validation, seed, device, path, True, quiet)
+    row: dict[str, Any] = {"seed": seed, "test_float": trainer.evaluate(test), "seconds": round(seconds, 1)}
+    row["accuracy_by_epoch"] = [
+        round(e.train_accuracy if e.validation_accuracy is None else e.validation_accuracy, 5) for e in trainer.progress.history
+    ]
+    if run.training.method != "diffpc":
+        return row
+    network = open_network(path)
+    program = build(network, train, 256, "loihi2", path.name)
+    inference = exact.run(program.graph, test.pixels, test.labels)
+    both = exact.run(program.graph, test.pixels, test.labels, settle=True)
+    sent = traffic.summary(both)
+    assert network.training is not None
+    row |= {
+        "test_int8": inference.accuracy,
+        "bits_error_phase_training": network.training["error_phase"],
+        "bits_error_phase_training_heard": network.training["error_phase_heard"],
+        "bits_error_phase_last_epoch": network.training["last_epoch"],
+        "bits_error_phase_test": sent["error_phase"],
+        "bits_total_test": sent["total"],
+        "bits_total_with_address_test": sent["total_with_address"],
+        "peak_activity": max(e.peak for e in trainer.progress.history),
+        "cores": program.cores,
+        "state_headroom_bits": program.report["calibrate"]["headroom_bits"],
+    }
+    return row
+
+
+COMMANDS = {"train": train_command}

@@ -1,0 +1,368 @@
+"""The training loop shared by DiffPC and its baselines, with checkpoints from which a run goes on exactly.
+
+Every random number of a batch comes from (seed, epoch, batch), so the position in the run is the whole generator state.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lavasnn.config import RunConfig, parse
+from lavasnn.data import Images
+from lavasnn.encode import Encoding
+from lavasnn.errors import InputError, LavasnnError
+from lavasnn.files import read_tensors, write_tensors
+from lavasnn.learning.rules import RULES, Batch, populations
+from lavasnn.nn.diffpc import DiffPCNet, collapsed, literal
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One epoch in numbers.
+
+    Attributes:
+        epoch: Counted from 1.
+        train_accuracy: Fraction right before each update, on the augmented samples.
+        validation_accuracy: Fraction of the validation images, or None without any.
+        error_spikes: Mean number of error spikes a sample, for layers 1..L; empty for the baselines.
+        peak: Largest hidden activity in the first phase; beyond 2**(m + 1) one cycle does not reach it.
+        seconds: Wall time.
+    """
+
+    epoch: int
+    train_accuracy: float
+    validation_accuracy: float | None
+    error_spikes: list[float]
+    peak: float
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """Position in a run and the sums of the epoch under way."""
+
+    epoch: int = 0
+    batch: int = 0
+    correct: int = 0
+    seconds: float = 0.0
+    error_spikes: list[int] = field(default_factory=list)
+    peak: float = 0.0
+    history: list[EpochReport] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains one network from one configuration and one seed.
+
+    Args:
+        config: What to do.
+        train: Images to learn from.
+        validation: Images whose accuracy is reported after every epoch, or None.
+        seed: Of weights, order, dropout and shifts.
+        device: "cpu", "cuda" or any torch device.
+
+    Raises:
+        InputError: An unknown device, or a timing too short for the network.
+    """
+
+    def __init__(
+        self, config: RunConfig, train: Images, validation: Images | None = None, seed: int = 0, device: str = "cpu"
+    ) -> None:
+        self.config, self.seed = config, seed
+        self.device = _device(device)
+        torch.set_num_threads(config.threads)
+        generator = torch.Generator().manual_seed(seed)
+        sizes = (train.pixels.shape[1], *config.network.hidden, train.classes)
+        self.net = DiffPCNet(sizes, config.timing, generator).to(self.device)
+        self.encoding = encoding(config, train.levels)
+        self.labels = torch.from_numpy(train.labels).to(self.device)
+        self.pixels = torch.from_numpy(train.pixels).to(self.device)
+        self.height, self.width = train.shape
+        self.validation = validation
+        self.optimizer = self._optimizer()
+        self.progress = Progress()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        t = self.config.training
+        if t.optimizer == "sgd":
+            return torch.optim.SGD(self.net.parameters(), t.learning_rate, t.momentum, weight_decay=t.weight_decay)
+        return torch.optim.AdamW(self.net.parameters(), t.learning_rate, weight_decay=t.weight_decay, foreach=True)
+
+    @property
+    def batches(self) -> int:
+        """Batches of an epoch; the last one takes what is left."""
+        return -(-len(self.labels) // self.config.training.batch)
+
+    def run(
+        self,
+        on_epoch: Callable[[EpochReport], None] | None = None,
+        on_batch: Callable[[int, int], None] | None = None,
+        checkpoint: Path | None = None,
+        every_s: float = 60.0,
+    ) -> list[EpochReport]:
+        """Train to the end, from wherever the run stands.
+
+        Args:
+            on_epoch: Called after every epoch.
+            on_batch: Called now and then with (batches done, batches in all).
+            checkpoint: File to save to every `every_s` seconds, after each epoch, and when interrupted.
+            every_s: Seconds between checkpoints.
+        """
+        saved = time.monotonic()
+        try:
+            while self.progress.epoch < self.config.training.epochs:
+                order = self._order(self.progress.epoch)
+                while self.progress.batch < self.batches:
+                    self._batch(order)
+                    if on_batch is not None and self.progress.batch % 20 == 0:
+                        on_batch(self.progress.epoch * self.batches + self.progress.batch, self._total())
+                    if checkpoint is not None and time.monotonic() - saved > every_s:
+                        self.save_checkpoint(checkpoint)
+                        saved = time.monotonic()
+                report = self._close_epoch()
+                if on_epoch is not None:
+                    on_epoch(report)
+                if checkpoint is not None and time.monotonic() - saved > every_s / 4:
+                    self.save_checkpoint(checkpoint)
+                    saved = time.monotonic()
+        except KeyboardInterrupt:
+            if checkpoint is not None:
+                self.save_checkpoint(checkpoint)
+            raise
+        return self.progress.history
+
+    def _total(self) -> int:
+        return self.config.training.epochs * self.batches
+
+    def _order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(_mixed(self.seed, epoch, 0))
+        return torch.randperm(len(self.labels), generator=generator).to(self.device)
+
+    def _batch(self, order: Tensor) -> None:
+        p, t = self.progress, self.config.training
+        started = time.perf_counter()
+        index = order[p.batch * t.batch : (p.batch + 1) * t.batch]
+        batch = self._prepare(index, p.epoch, p.batch)
+        seen = RULES[t.method](self.net, batch, t)
+        if t.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), t.clip_norm)
+        done = (p.epoch * self.batches + p.batch) / self._total()
+        rate = t.learning_rate * (0.5 * (1 + np.cos(np.pi * done)) if t.schedule == "cosine" else 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        p.correct += int((seen.output.argmax(1) == self.labels[index]).sum())
+        spikes = seen.error_spikes
+        p.error_spikes = [a + b for a, b in zip(p.error_spikes or [0] * len(spikes), spikes, strict=True)]
+        p.peak = max([p.peak, *(float(v) for v in seen.peak)])
+        p.batch += 1
+        p.seconds += time.perf_counter() - started
+
+    def _prepare(self, index: Tensor, epoch: int, batch: int) -> Batch:
+        t = self.config.training
+        generator = torch.Generator(self.device).manual_seed(_mixed(self.seed, epoch, batch + 1))
+        pixels = self.pixels[index]
+        if t.shift or t.flip:
+            pixels = augmented(pixels, self.height, self.width, t.shift, t.flip, generator)
+        x = pixels.to(torch.float32) * 2.0**self.encoding.scale_exponent
+        classes = self.net.sizes[-1]
+        target = torch.nn.functional.one_hot(self.labels[index], classes).to(torch.float32)
+        alive: list[Tensor | None] = []
+        scale: list[float] = []
+        for rate, size in zip([t.input_dropout, *[t.dropout] * (len(self.net.sizes) - 2)], self.net.sizes, strict=False):
+            keep = torch.rand(len(index), size, generator=generator, device=self.device) >= rate if rate else None
+            alive.append(None if keep is None else keep.to(torch.float32))
+            scale.append(1.0 / (1.0 - rate))
+        return Batch(x, target, alive, scale)
+
+    def _close_epoch(self) -> EpochReport:
+        p, n = self.progress, len(self.labels)
+        accuracy = None if self.validation is None else self.evaluate(self.validation)
+        spikes = [s / n for s in p.error_spikes]
+        report = EpochReport(p.epoch + 1, p.correct / n, accuracy, spikes, p.peak, p.seconds)
+        if not all(bool(torch.isfinite(w).all()) for w in self.net.parameters()):
+            raise LavasnnError(
+                f"training: weights left the finite numbers in epoch {p.epoch + 1}; a lower learning_rate "
+                f"(now {self.config.training.learning_rate}) or clip_norm > 0 helps"
+            )
+        self.progress = Progress(epoch=p.epoch + 1, history=[*p.history, report])
+        return report
+
+    def evaluate(self, images: Images) -> float:
+        """Fraction of images whose largest output is their label; float arithmetic, first phase alone."""
+        return float(np.mean(predict(self.net, images, self.encoding, self.config) == images.labels))
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write everything the rest of the run depends on: weights, optimiser moments, position and history."""
+        tensors = {f"net/{k}": v for k, v in arrays(self.net).items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            for name, value in moments.items():
+                if value is not None:
+                    tensors[f"optimizer/{i}/{name}"] = np.asarray(torch.as_tensor(value).cpu())
+        header = {
+            "config": dump(self.config),
+            "seed": self.seed,
+            "progress": asdict(self.progress),
+            "n": len(self.labels),
+        }
+        write_tensors(path, "checkpoint", header, tensors)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint of the same configuration, data and seed.
+
+        Raises:
+            InputError: The checkpoint belongs to another run.
+        """
+        _, header, tensors = read_tensors(path, "checkpoint")
+        mine = {"config": dump(self.config), "seed": self.seed, "n": len(self.labels)}
+        for name, value in mine.items():
+            if header.get(name) != value:
+                raise InputError(f"{path}: a checkpoint of another run, its {name} differs from this one's")
+        load_arrays(self.net, {k[4:]: v for k, v in tensors.items() if k.startswith("net/")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                _, i, name = key.split("/")
+                state.setdefault(int(i), {})[name] = torch.from_numpy(value.copy())
+        whole = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
+        progress = dict(header["progress"])
+        progress["history"] = [EpochReport(**entry) for entry in progress["history"]]
+        self.progress = Progress(**progress)
+
+    def save_model(self, path: Path) -> None:
+        """Write the network to a file of kind "model"."""
+        save_model(path, self.net, self.config, self.encoding, [asdict(r) for r in self.progress.history], self.seed)
+
+
+def _mixed(seed: int, epoch: int, batch: int) -> int:
+    """Seed of a batch's generator; SeedSequence spreads neighbouring positions apart."""
+    return int(np.random.SeedSequence((seed, epoch, batch)).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise InputError(f"device {name!r}: torch finds no CUDA device here; use 'cpu'")
+    except RuntimeError as error:
+        raise InputError(f"device {name!r}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def encoding(config: RunConfig, levels: int) -> Encoding:
+    """How pixels become activities: p * 2**exponent, the largest near 4 unless the configuration says otherwise."""
+    exponent = config.data.input_exponent
+    return Encoding("value", 2 - round(np.log2(levels)) if exponent is None else exponent, levels)
+
+
+def augmented(pixels: Tensor, height: int, width: int, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Images moved by up to `shift` pixels (zeros come in), some mirrored; shape (sample, height * width)."""
+    n, device = len(pixels), pixels.device
+    images = pixels.view(n, height, width)
+    if flip:
+        mirror = torch.rand(n, 1, 1, generator=generator, device=device) < 0.5
+        images = torch.where(mirror, images.flip(2), images)
+    padded = torch.nn.functional.pad(images, (shift,) * 4).reshape(n, -1)
+    wide = width + 2 * shift
+    dy, dx = torch.randint(0, 2 * shift + 1, (2, n, 1), generator=generator, device=device)
+    base = torch.arange(height, device=device)[:, None] * wide + torch.arange(width, device=device)
+    return padded.gather(1, base.reshape(1, -1) + dy * wide + dx)
+
+
+@torch.no_grad()
+def predict(net: DiffPCNet, images: Images, code: Encoding, config: RunConfig) -> NDArray[np.int64]:
+    """Predicted classes, shape (sample,): what the trained method itself computes, in float32."""
+    device = net.linears[0].weight.device
+    answers: list[Tensor] = []
+    for start in range(0, len(images), 1000):
+        pixels = torch.from_numpy(images.pixels[start : start + 1000]).to(device)
+        answers.append(outputs(net, pixels.to(torch.float32) * 2.0**code.scale_exponent, config).argmax(1).cpu())
+    return torch.cat(answers).numpy()
+
+
+def outputs(net: DiffPCNet, x: Tensor, config: RunConfig) -> Tensor:
+    """Outputs of the method that trained the network, shape (sample, class)."""
+    if config.training.method != "diffpc":
+        for l, layer in enumerate(net.linears):
+            x = layer(torch.relu(x) if l else x)
+        return x
+    if config.training.form == "collapsed":
+        return collapsed(net, x).output
+    return literal(populations(net), [layer.weight for layer in net.linears], x)[1][-1].x_F
+
+
+def arrays(net: DiffPCNet) -> dict[str, NDArray[Any]]:
+    """Weights and biases by layer, "1.weight" (post, pre) and "1.bias" (post,) onwards."""
+    return {
+        f"{l}.{name}": np.asarray(getattr(layer, name).detach().cpu())
+        for l, layer in enumerate(net.linears, start=1)
+        for name in ("weight", "bias")
+    }
+
+
+def load_arrays(net: DiffPCNet, values: dict[str, NDArray[Any]]) -> None:
+    """Undo `arrays`.
+
+    Raises:
+        InputError: An array is missing or has the wrong shape.
+    """
+    with torch.no_grad():
+        for name, mine in arrays(net).items():
+            if name not in values or values[name].shape != mine.shape:
+                found = values[name].shape if name in values else "nothing"
+                raise InputError(f"model: {name} needs shape {mine.shape}, the file has {found}")
+            layer, field_name = name.split(".")
+            getattr(net.linears[int(layer) - 1], field_name).copy_(torch.from_numpy(values[name].copy()))
+
+
+def dump(config: RunConfig) -> dict[str, Any]:
+    """A configuration as JSON values."""
+    entries = json.loads(json.dumps(config.model_dump(exclude={"timing"})))
+    return entries | {"timing": asdict(config.timing)}
+
+
+def save_model(path: Path, net: DiffPCNet, config: RunConfig, code: Encoding, history: list[dict[str, Any]], seed: int) -> None:
+    """Write a network, how it was trained and how its input is coded."""
+    header = {
+        "config": dump(config),
+        "sizes": list(net.sizes),
+        "encoding": code.to_json(),
+        "history": history,
+        "seed": seed,
+    }
+    write_tensors(path, "model", header, arrays(net))
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network as read from its file."""
+
+    net: DiffPCNet
+    config: RunConfig
+    encoding: Encoding
+    history: list[EpochReport]
+    seed: int
+
+
+def load_model(path: Path) -> Model:
+    """Read a file that `save_model` wrote.
+
+    Raises:
+        InputError: Not a model file, or one whose entries do not fit together.
+    """
+    _, header, tensors = read_tensors(path, "model")
+    config = parse(header["config"], str(path))
+    net = DiffPCNet(header["sizes"], config.timing)
+    load_arrays(net, tensors)
+    history = [EpochReport(**entry) for entry in header["history"]]
+    return Model(net, config, Encoding.from_json(header["encoding"]), history, header["seed"])

@@ -1,0 +1,101 @@
+"""RunResult: what a run gave, the same for every executor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavasnn.errors import FileFormatError
+from lavasnn.files import pack, read_tensors, unpack, write_tensors
+from lavasnn.ir import Phase
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Outputs, messages and, if asked for, traces of a run.
+
+    Args:
+        backend: "exact", "lava" or "torch".
+        precision: "fixed" or "float".
+        phases: Phases of each sample's window, in steps.
+        sizes: Neurons of each population, in order from input to output.
+        outputs: What the answer is read from, shape (sample, class): x_F at the end of the first phase, or spike counts.
+        labels: Correct classes, shape (sample,); empty if unknown.
+        messages: For "population.kind" the number of messages (non-zero spikes), shape (sample, step).
+        unheard: Those "population.kind" that no projection carries on.
+        traces: For "population.variable" its values, shape (sample, step, neuron); empty unless asked for.
+        meta: Versions, seed, target, program and seconds.
+    """
+
+    backend: str
+    precision: str
+    phases: tuple[Phase, ...]
+    sizes: Mapping[str, int]
+    outputs: NDArray[Any]
+    labels: NDArray[np.int64]
+    messages: Mapping[str, NDArray[Any]]
+    unheard: tuple[str, ...] = ()
+    traces: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return len(self.outputs)
+
+    @property
+    def steps(self) -> int:
+        """Steps of a window."""
+        return self.phases[-1].stop
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """Class with the largest output, the first of equals, shape (sample,)."""
+        return np.argmax(self.outputs, axis=1)
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of samples whose prediction is their label; NaN without labels."""
+        return float(np.mean(self.predictions == self.labels)) if len(self.labels) else float("nan")
+
+    def save(self, path: Path) -> None:
+        """Write to a file of kind "run"."""
+        tensors: dict[str, NDArray[Any]] = {}
+        write_tensors(path, "run", pack(self, tensors), tensors)
+
+    @staticmethod
+    def load(path: Path) -> RunResult:
+        """Read a file that `save` wrote."""
+        _, header, tensors = read_tensors(path, "run")
+        result = unpack(header, tensors, {"RunResult": RunResult, "Phase": Phase}, str(path))
+        if not isinstance(result, RunResult):
+            raise FileFormatError(f"{path}: holds no run")
+        return result
+
+
+def joined(parts: list[RunResult]) -> RunResult:
+    """Runs of the same program over consecutive samples as one."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+
+    def stack(maps: list[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        return {key: np.concatenate([m[key] for m in maps]) for key in maps[0]}
+
+    return RunResult(
+        backend=first.backend,
+        precision=first.precision,
+        phases=first.phases,
+        sizes=first.sizes,
+        outputs=np.concatenate([p.outputs for p in parts]),
+        labels=np.concatenate([p.labels for p in parts]),
+        messages=stack([p.messages for p in parts]),
+        unheard=first.unheard,
+        traces=stack([p.traces for p in parts]),
+        meta=first.meta,
+    )

@@ -46,7 +46,7 @@ test-all: .venv/.test  ## Every test; needs LAVASNN_DATA, fails if one is skippe
 	@LAVASNN_NO_SKIPS=1 $(BIN)/python -m pytest -rs
 
 bench: .venv/.test  ## Speed as ratios measured in one run; writes bench.json
-	@$(BIN)/python -m lavasnn.report.bench bench.json
+	@$(BIN)/python -m lavasnn.cli.bench bench.json
 
 lint: .venv/.lint  ## ruff, pyright (strict) and import rules
 	@$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lavasnn.dynamics.diffpc import Timing
+from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import ConfigError, InputError
 
 if sys.version_info >= (3, 11):

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from lavasnn.config import read_toml
-from lavasnn.dynamics.diffpc import DiffPC, Timing
+from lavasnn.dynamics.diffpc import DiffPC, Role
 from lavasnn.dynamics.lif import Lif
+from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import ConfigError, FileFormatError, InputError
 from lavasnn.ir import Dense, Graph, Population, Projection, Source, Transposed
@@ -41,40 +41,43 @@ def to_graph(model: nn.Sequential, encoding: Encoding | None = None, steps: int 
     """Graph of Linear layers with `lavasnn.nn` neurons between them.
 
     Args:
-        model: Linear and neuron (`DiffPC` or `LIF`) in turn, all of one kind; a `DiffPC("input")` may come first.
+        model: Linear and neuron (`DiffPC` or `LIF`) in turn, all of one kind. DiffPC: a `DiffPC("input")` may come first,
+            the last neuron is a `DiffPC("output")`.
         encoding: How images become input; None means pixels / 64 for DiffPC and Bernoulli spikes for LIF.
         steps: Steps a sample takes; needed for LIF, unused for DiffPC.
 
     Raises:
         InputError: A module that is neither, or layers out of turn; names the module and its place.
     """
-    modules = [m for m in model if not isinstance(m, nn.Dropout | nn.Flatten | nn.Identity)]
-    if modules and isinstance(modules[0], nn_diffpc.DiffPC) and modules[0].role == "input":
-        modules = modules[1:]
+    if not isinstance(model, nn.Sequential):
+        raise InputError(f"to_graph: the model is a {type(model).__name__}, an nn.Sequential is needed")
+    places = [(i, m) for i, m in enumerate(model) if not isinstance(m, nn.Dropout | nn.Flatten | nn.Identity)]
+    shown = places.pop(0)[1] if places and getattr(places[0][1], "role", "") == "input" else None
+    if not places or len(places) % 2:
+        raise InputError(f"to_graph: {len(places)} layers; needed are Linear and neuron in turn, ending with a neuron")
     layers: list[Layer] = []
-    if not modules or len(modules) % 2:
-        raise InputError(f"to_graph: {len(modules)} layers; needed are Linear and neuron in turn, ending with a neuron")
-    for i in range(0, len(modules), 2):
-        linear, neuron = modules[i], modules[i + 1]
+    for (i, linear), (j, neuron) in zip(places[::2], places[1::2], strict=True):
         if not isinstance(linear, nn.Linear):
             raise InputError(f"to_graph: layer {i} is {type(linear).__name__}, a Linear is needed there")
         weight = _array(linear.weight)
-        bias = np.zeros(len(weight)) if (b := _bias(linear)) is None else _array(b)
-        layers.append(Layer(weight, bias, _neuron(neuron, i + 1)))
+        bias = np.zeros(len(weight))
+        if linear.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]  (with bias=False it is)
+            bias = _array(linear.bias)
+        layers.append(Layer(weight, bias, _neuron(neuron, j, "output" if neuron is places[-1][1] else "hidden")))
+    if shown is not None and shown.timing != layers[0].neuron:
+        raise InputError("to_graph: the input's timing is not that of the neurons behind it")
     return from_layers(layers, encoding, steps)
-
-
-def _bias(linear: nn.Linear) -> torch.Tensor | None:
-    return linear.bias  # torch declares it a Tensor; bias=False makes it None
 
 
 def _array(value: torch.Tensor) -> NDArray[Any]:
     return np.array(value.detach().cpu().to(torch.float64))
 
 
-def _neuron(module: nn.Module, place: int) -> Neuron:
+def _neuron(module: nn.Module, place: int, role: Role) -> Neuron:
     match module:
         case nn_diffpc.DiffPC():
+            if module.role != role:
+                raise InputError(f"to_graph: layer {place} is DiffPC({module.role!r}), DiffPC({role!r}) is needed there")
             return module.timing
         case nn_lif.LIF():
             return Lif(du=float(module.du), dv=float(module.dv), vth=float(module.vth))
@@ -88,7 +91,8 @@ def from_layers(layers: Sequence[Layer], encoding: Encoding | None = None, steps
     """Graph of fully connected layers.
 
     Raises:
-        InputError: Neurons of different kinds or timings, or shapes that do not follow one another.
+        InputError: Neurons of different kinds or timings, shapes that do not follow one another, or biases before LIF
+            neurons whose current has a memory (the chip adds biases to the voltage, torch's Linear to the current).
     """
     first = layers[0].neuron
     if isinstance(first, Timing):
@@ -103,6 +107,11 @@ def from_layers(layers: Sequence[Layer], encoding: Encoding | None = None, steps
     projections: list[Projection] = []
     for l, layer in enumerate(layers, start=1):
         assert isinstance(layer.neuron, Lif)
+        if layer.neuron.du != 1 and layer.bias.any():
+            raise InputError(
+                f"to_graph: weight layer {l} has biases and its LIF neurons du {layer.neuron.du:g}; the chip adds biases to "
+                f"the voltage, so the current must not keep them: use du 1, or no biases"
+            )
         neuron = Lif(du=layer.neuron.du, dv=layer.neuron.dv, vth=layer.neuron.vth, bias=layer.bias)
         populations.append(Population(names[l], len(layer.weight), neuron))
         projections.append(Projection(f"w{l}", names[l - 1], names[l], Dense(layer.weight)))
@@ -145,7 +154,7 @@ class _LifEntry(_Entry):
 
 
 class _InputEntry(_Entry):
-    kind: Literal["value", "bernoulli"] = "value"
+    kind: Literal["value", "bernoulli"] | None = None
     scale_exponent: int | None = None
     levels: int = Field(default=255, ge=1, le=255)
     seed: int = 0
@@ -206,11 +215,20 @@ def untrained(network: Path, seed: int) -> Graph:
 
 def _network(path: Path) -> _NetworkFile:
     try:
-        return _NetworkFile.model_validate(read_toml(path))
+        entry = _NetworkFile.model_validate(read_toml(path))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise ConfigError(f"{path}: {place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+    given = {*entry.model_fields_set, *(f"input.{name}" for name in entry.input.model_fields_set)}
+    foreign = {"lif": ("timing", "input.scale_exponent"), "diffpc": ("lif", "input.seed", "steps")}[entry.neuron]
+    for name in foreign:
+        if name in given:
+            raise ConfigError(f"{path}: {name} means nothing to neuron {entry.neuron!r}")
+    kind = "bernoulli" if entry.neuron == "lif" else "value"
+    if entry.input.kind not in (None, kind):
+        raise ConfigError(f"{path}: input.kind is {entry.input.kind!r}, neuron {entry.neuron!r} needs {kind!r}")
+    return entry
 
 
 def _neuron_of(entry: _NetworkFile, path: Path) -> Neuron:
@@ -219,7 +237,12 @@ def _neuron_of(entry: _NetworkFile, path: Path) -> Neuron:
     unknown = set(entry.timing) - set(Timing.__dataclass_fields__)
     if unknown:
         raise ConfigError(f"{path}: unknown entry timing.{sorted(unknown)[0]}")
-    return Timing(**entry.timing)
+    try:
+        return Timing(**entry.timing)
+    except TypeError:
+        raise ConfigError(f"{path}: timing holds an entry of the wrong type") from None
+    except InputError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _encoding(entry: _NetworkFile) -> Encoding:
@@ -236,12 +259,16 @@ def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
         if Path(path).suffix == ".safetensors":
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, AttributeError) as error:
-        raise FileFormatError(f"{path}: no readable weights: {str(error).splitlines()[0]}") from None
     except pickle.UnpicklingError:
-        raise FileFormatError(f"{path}: not a plain state dict; other pickled objects are never loaded") from None
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
-        raise FileFormatError(f"{path}: holds {type(loaded).__name__}, a state dict of tensors is needed")
+        raise FileFormatError(f"{path}: not a plain state dict, or damaged; other pickled objects are never loaded") from None
+    except Exception as error:  # damaged bytes make torch's unpickler raise just anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise FileFormatError(f"{path}: no readable weights: {reason}") from None
+    if not isinstance(loaded, Mapping):
+        raise FileFormatError(f"{path}: holds a {type(loaded).__name__}, a state dict of tensors is needed")
+    for name, value in loaded.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise FileFormatError(f"{path}: entry {name!r} is a {type(value).__name__}, a state dict of tensors is needed")
     return loaded
 
 

@@ -58,7 +58,7 @@ def replacing(path: Path) -> Generator[Path, None, None]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_tensors(path: Path, kind: str, header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -73,7 +73,7 @@ def write_tensors(path: Path, kind: str, header: Mapping[str, Any], tensors: Map
     Raises:
         InputError: The place cannot be written.
     """
-    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    arrays = {name: np.asarray(value, value.dtype.newbyteorder("="), order="C") for name, value in tensors.items()}
     meta = {"kind": kind, "schema": SCHEMA, "sha256": _digest(header, arrays), "header": header}
     with replacing(path) as temporary:
         temporary.write_bytes(save(arrays, metadata={_KEY: json.dumps(meta)}))
@@ -170,5 +170,5 @@ def unpack(value: Any, tensors: Mapping[str, NDArray[Any]], types: Mapping[str, 
         raise FileFormatError(f"{where}: unknown type {name!r}")
     try:
         return types[name](**entries)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise FileFormatError(f"{where}: {name}: {error}") from error

@@ -14,8 +14,9 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt, Timing
+from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import FileFormatError, InputError
 from lavasnn.files import pack, read_tensors, unpack, write_tensors
@@ -237,6 +238,9 @@ def _problems(graph: Graph) -> Iterator[str]:
     for population in graph.populations:
         if not isinstance(population.size, int) or population.size < 1:
             yield f"population {population.name!r} has {population.size} neurons, at least 1 is needed"
+        shape = np.shape(getattr(population.dynamics, "bias", 0))
+        if shape not in ((), (population.size,)):
+            yield f"population {population.name!r} has {population.size} neurons and a bias of shape {shape}"
     labels = [p.name for p in graph.projections]
     for name in sorted({n for n in labels if labels.count(n) > 1}):
         yield f"projection name {name!r} is used {labels.count(name)} times"

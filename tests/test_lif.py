@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lavasnn.dynamics.lif import Lif, LifInt, LifState, count_layer, initial, pack_rows, run_layer, step, step_lanes
+from lavasnn.dynamics.lif import Lif, LifInt, LifState, initial, step
+from lavasnn.dynamics.lif_kernel import count_layer, pack_rows, run_layer, step_lanes
 from lavasnn.errors import InputError, RangeError
 
 V_MAX = 2**23 - 1

@@ -261,7 +261,8 @@ def _work(order: Order) -> NoReturn:
     witness = Witness(order.notes)
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        sys.stdout.reconfigure(line_buffering=True)  # else a killed model's last words are lost
+        stdout: Any = sys.stdout
+        stdout.reconfigure(line_buffering=True)  # else a killed model's last words are lost
         module, function = order.task.split(":")
         witness.take_over(f"task '{order.task}'")
         _name_shared_memory(shared_memory_prefix(order.token))
@@ -286,7 +287,7 @@ class Witness:
     def take_over(self, name: str) -> None:
         """Say that this process is at work under a name, and let SIGUSR1 add to that note where it stands."""
         self._name = name
-        self._stack = open(self._notes / str(os.getpid()), "w", encoding="utf-8")  # open for the process's whole life
+        self._stack = open(self._notes / str(os.getpid()), "w", encoding="utf-8")  # noqa: SIM115  stays open for SIGUSR1
         self._stack.write(f"{name}\n")
         self._stack.flush()
         faulthandler.register(signal.SIGUSR1, file=self._stack, all_threads=False)
@@ -326,11 +327,14 @@ def _name_shared_memory(prefix: str) -> None:
 
     Lava makes its segments with multiprocessing's SharedMemoryManager, thus with
     multiprocessing.shared_memory._make_filename, and its semaphores with multiprocessing.Semaphore
-    (synchronize.SemLock._make_name), which are unlinked as soon as they are made.
+    (synchronize.SemLock._make_name), which are unlinked as soon as they are made. One gap stays: glibc's
+    sem_open works for some microseconds on a file of 32 bytes with a random name, `sem.XXXXXX`.
     """
-    shared_memory._SHM_NAME_PREFIX = f"/{prefix}"
-    shared_memory._SHM_SAFE_NAME_LENGTH = len(prefix) + 1 + 8  # 4 random bytes in hex, as by default
-    multiprocessing.current_process()._config["semprefix"] = f"/{prefix}"
+    memory: Any = shared_memory
+    process: Any = multiprocessing.current_process()
+    memory._SHM_NAME_PREFIX = f"/{prefix}"
+    memory._SHM_SAFE_NAME_LENGTH = len(prefix) + 1 + 8  # 4 random bytes in hex, as by default
+    process._config["semprefix"] = f"/{prefix}"
 
 
 def _instrument_lava(witness: Witness) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavasnn.dynamics import diffpc, lif
+from lavasnn.dynamics import diffpc, lif, lif_kernel
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
@@ -119,7 +119,7 @@ def check_samples(
 
 def clamps(graph: Graph, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None, settle: bool) -> dict[str, NDArray[Any]]:
     """Clamped targets of a DiffPC network's input and output, in the units of its populations, shape (sample, neuron)."""
-    targets = {graph.source.name: graph.encoding.values(pixels)}
+    targets: dict[str, NDArray[Any]] = {graph.source.name: graph.encoding.values(pixels)}
     if settle and labels is not None:
         targets[graph.output] = np.eye(graph.population(graph.output).size)[labels]
     for name, values in targets.items():
@@ -263,7 +263,7 @@ def _lif(
         arriving = spikes[projection.source]
         if isinstance(p.dynamics, LifInt):
             rows = np.ascontiguousarray(graph.weight(projection).T)
-            spikes[p.name] = lif.run_layer(p.dynamics, rows, arriving, exponent=ready.shift, arrive=0)
+            spikes[p.name] = lif_kernel.run_layer(p.dynamics, rows, arriving, exponent=ready.shift, arrive=0)
         else:
             assert isinstance(p.dynamics, Lif)
             spikes[p.name] = _float_layer(p.dynamics, ready, arriving)

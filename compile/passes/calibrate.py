@@ -8,8 +8,9 @@ import numpy as np
 
 from compile.backends import exact
 from compile.passes.state import State
-from lavasnn.dynamics.diffpc import DiffPCInt, Timing
+from lavasnn.dynamics.diffpc import DiffPCInt
 from lavasnn.dynamics.fixedpoint import STATE_MAX
+from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import RangeError
 from lavasnn.ir import DenseInt, Graph, Transposed
 

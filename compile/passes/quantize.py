@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from compile.backends import exact
 from compile.passes.state import State
-from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt, Timing
+from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.fixedpoint import STATE_MAX
 from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import RangeError
 from lavasnn.ir import Dense, DenseInt, Graph, Population, Projection, Transposed
 

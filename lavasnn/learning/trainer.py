@@ -5,9 +5,12 @@ Every random number of a batch comes from (seed, epoch, batch), so the position 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,31 +117,39 @@ class Trainer:
         Args:
             on_epoch: Called after every epoch.
             on_batch: Called now and then with (batches done, batches in all).
-            checkpoint: File to save to every `every_s` seconds, after each epoch, and when interrupted.
+            checkpoint: File to save to every `every_s` seconds, and when interrupted.
             every_s: Seconds between checkpoints.
+
+        Raises:
+            KeyboardInterrupt: After the batch under way, once the checkpoint is written; a second one stops at once.
         """
         saved = time.monotonic()
-        try:
+
+        def after_batch() -> None:
+            nonlocal saved
+            if on_batch is not None and self.progress.batch % 20 == 0:
+                on_batch(self.progress.epoch * self.batches + self.progress.batch, self._total())
+            if checkpoint is not None and (stop.is_set() or time.monotonic() - saved > every_s):
+                self.save_checkpoint(checkpoint)
+                saved = time.monotonic()
+            if stop.is_set():
+                raise KeyboardInterrupt
+
+        with interrupts_between_batches() as stop:
             while self.progress.epoch < self.config.training.epochs:
-                order = self._order(self.progress.epoch)
-                while self.progress.batch < self.batches:
-                    self._batch(order)
-                    if on_batch is not None and self.progress.batch % 20 == 0:
-                        on_batch(self.progress.epoch * self.batches + self.progress.batch, self._total())
-                    if checkpoint is not None and time.monotonic() - saved > every_s:
-                        self.save_checkpoint(checkpoint)
-                        saved = time.monotonic()
-                report = self._close_epoch()
+                report = self.run_epoch(after_batch)
                 if on_epoch is not None:
                     on_epoch(report)
-                if checkpoint is not None and time.monotonic() - saved > every_s / 4:
-                    self.save_checkpoint(checkpoint)
-                    saved = time.monotonic()
-        except KeyboardInterrupt:
-            if checkpoint is not None:
-                self.save_checkpoint(checkpoint)
-            raise
         return self.progress.history
+
+    def run_epoch(self, after_batch: Callable[[], None] | None = None) -> EpochReport:
+        """Train to the end of the epoch under way; `after_batch` is called after each of its batches."""
+        order = self._order(self.progress.epoch)
+        while self.progress.batch < self.batches:
+            self._batch(order)
+            if after_batch is not None:
+                after_batch()
+        return self._close_epoch()
 
     def _total(self) -> int:
         return self.config.training.epochs * self.batches
@@ -242,6 +253,27 @@ class Trainer:
     def save_model(self, path: Path) -> None:
         """Write the network to a file of kind "model"."""
         save_model(path, self.net, self.config, self.encoding, [asdict(r) for r in self.progress.history], self.seed)
+
+
+@contextlib.contextmanager
+def interrupts_between_batches() -> Generator[threading.Event, None, None]:
+    """Turn the first Ctrl-C into an event, so that no batch is left half done; works in the main thread alone."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _mixed(seed: int, epoch: int, batch: int) -> int:

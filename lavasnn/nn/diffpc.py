@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lavasnn.dynamics.diffpc import DiffPC as Parameters
-from lavasnn.dynamics.diffpc import DiffPCInt, Role, State, Timing, collapse, collapse_kernel, step
+from lavasnn.dynamics.diffpc import DiffPCInt, Role, State, collapse, collapse_kernel, step
+from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import InputError
 
 
@@ -263,9 +264,11 @@ def _settle(
     def pick(value: Tensor) -> Tensor:
         return value if rows is None else value.index_select(0, rows)
 
-    drop = [None if m is None else pick(m) for m in masks]
-    acts, preds, goal_out = [pick(a) for a in x_A], [pick(f) for f in x_F], pick(target)
-    goals = [*preds[:L], goal_out]
+    low = 1 if calm else 0  # a calm input has nothing more to say
+    unused = [target.new_empty(0)] * low
+    drop = [None if m is None or l < low else pick(m) for l, m in enumerate(masks)]
+    acts, preds = [*unused, *map(pick, x_A[low:])], [*unused, *map(pick, x_F[low:])]
+    goals = [*preds[:L], pick(target)]
     errs = [*(torch.zeros_like(f) for f in preds[:L]), pick(e_A)]
     e_in = [torch.zeros_like(f) for f in preds]
     relu = [_masked((f > 0).to(f.dtype), m) for f, m in zip(preds[:L], drop, strict=True)]
@@ -274,7 +277,8 @@ def _settle(
         d_A: list[Tensor | None] = [None] * (L + 1)
         d_E: list[Tensor | None] = [None] * (L + 1)
         behind = [False] * (L + 1)  # layers with more to say than fits into this cycle
-        for l in range(L + 1):
+        last = cycle + 1 == first + timing.settle_cycles
+        for l in range(low, L + 1):
             restless = 0 < l < L and (timing.gamma != 1.0 or timing.update_activity == "settled")
             if calm and not heard[l] and not restless and (l < L or cycle > first):
                 continue
@@ -283,7 +287,7 @@ def _settle(
                     relu[l] = _masked((goals[l] > 0).to(output.dtype), drop[l])
                 move = relu[l] * e_in[l] - (goals[l] - preds[l])
                 goals[l] = goals[l] + (move if timing.gamma == 1.0 else timing.gamma * move)
-            if l < L and (not calm or l > 0):
+            if l < L:
                 after, _, behind[l] = _cycle(timing, _masked(goals[l], drop[l]), acts[l], "activity", cycle)
                 d_A[l], acts[l] = after - acts[l], after
             if l == L and cycle == first:
@@ -292,7 +296,8 @@ def _settle(
                 error = goals[l] - preds[l]
                 goal = error if l == L else _masked(error, drop[l])
                 after, spikes, far = _cycle(timing, goal, errs[l], "error", cycle)
-                d_E[l], errs[l], counts[l] = after - errs[l], after, counts[l] + spikes
+                d_E[l] = None if last else after - errs[l]
+                errs[l], counts[l] = after, counts[l] + spikes
                 behind[l] = behind[l] or far
         heard = behind
         for l in range(1, L + 1):  # what was sent in this cycle has arrived when the next one starts
@@ -303,8 +308,11 @@ def _settle(
     error = [goals[l] - preds[l] for l in range(1, L + 1)]
     if rows is not None:
         error[-1] = (target - output).index_copy(0, rows, error[-1])
-        acts = [full.index_copy(0, rows, part) for full, part in zip(x_A, acts, strict=True)]
-    return Settled(output, x_A if timing.update_activity == "initial" else acts, rows, error, counts[1:], peak)
+    activity = x_A
+    if timing.update_activity == "settled":
+        whole = acts if rows is None else [f.index_copy(0, rows, p) for f, p in zip(x_A[low:], acts[low:], strict=True)]
+        activity = [*x_A[:low], *whole[low if rows is None else 0 :]]
+    return Settled(output, activity, rows, error, counts[1:], peak)
 
 
 def _masked(value: Tensor, mask: Tensor | None) -> Tensor:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from lavasnn.dynamics.lif import Lif, LifInt, LifState, run_layer, step
+from lavasnn.dynamics.lif import Lif, LifInt, LifState, step
+from lavasnn.dynamics.lif_kernel import run_layer
 
 pytestmark = pytest.mark.lava
 

@@ -44,9 +44,9 @@ def run_pair(job: Path) -> None:
 
 
 def _segments() -> list[str]:
-    """The names of all shared memory that this process maps."""
+    """The names of all shared memory that this process maps and that would outlive it, as it has not been unlinked."""
     lines = Path("/proc/self/maps").read_text().splitlines()
-    return sorted({line.split("/dev/shm/")[1] for line in lines if "/dev/shm/" in line})
+    return sorted({line.split("/dev/shm/")[1] for line in lines if "/dev/shm/" in line and "(deleted)" not in line})
 
 
 def raise_early(job: Path) -> None:
@@ -77,15 +77,16 @@ def detach(job: Path) -> None:
     """Start a process in another session, without our environment and without a living parent."""
     _tell_token(job)
     start = (
-        "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True, env={}, stdout=-3).pid)"
+        "import subprocess; print(subprocess.Popen(['sleep', '600'], start_new_session=True, env={}, stdout=-3, stderr=-3).pid)"
     )
     found = subprocess.run([sys.executable, "-c", start], env={}, capture_output=True, text=True, check=True)
     (job / "detached").write_text(found.stdout)
 
 
 def kill_supervisor(job: Path) -> None:
-    """Kill the process above and work on, holding a segment of shared memory."""
+    """Kill the process above and work on, with a segment of shared memory and a process in another session."""
     _tell_token(job)
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
     manager = managers.SharedMemoryManager()
     manager.start()
     (job / "segments.txt").write_text(manager.SharedMemory(1000).name)

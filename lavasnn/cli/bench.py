@@ -1,0 +1,180 @@
+"""Speed, as ratios measured in one run: `python -m lavasnn.cli.bench bench.json` (what `make bench` does).
+
+Two questions: how much less processor time does the exact executor take than Lava's stock process graph for the same
+spikes, and how fast does DiffPC train beside backpropagation of the same network?
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from compile.backends import exact, lava
+from compile.backends.guard import Job, run_guarded
+from compile.verify import compare
+from lavasnn.cli import guarded
+from lavasnn.cli.common import machine
+from lavasnn.config import RunConfig
+from lavasnn.data import Images
+from lavasnn.dynamics import lif_kernel
+from lavasnn.dynamics.lif import LifInt
+from lavasnn.encode import Encoding
+from lavasnn.files import write_text
+from lavasnn.ir import DenseInt, Graph, Population, Projection, Source
+
+SIZES = (784, 400, 10)
+INPUT_RATE = 0.1
+BATCH = 1024
+STEPS = 25
+LAVA_SAMPLES = (40, 120)
+"""Lava runs both; the difference leaves its start-up out."""
+TRAIN_BATCHES = 469
+WARM_EPOCHS = 2
+
+
+def network(seed: int = 0) -> Graph:
+    """784-400-10 stock LIF with random 8-bit weights, thresholds for moderate firing."""
+    random = np.random.default_rng(seed)
+    names = ("input", "hidden1", "output")
+    populations = [Population("input", SIZES[0], Source())]
+    projections: list[Projection] = []
+    for l in (1, 2):
+        weight = (2 * random.integers(-64, 64, (SIZES[l], SIZES[l - 1]))).astype(np.int16)
+        neuron = LifInt(du=4095, dv=2048, vth=900 if l == 1 else 600)
+        populations.append(Population(names[l], SIZES[l], neuron))
+        projections.append(Projection(f"w{l}", names[l - 1], names[l], DenseInt(weight)))
+    return Graph(tuple(populations), tuple(projections), Encoding("bernoulli", levels=10), "output", STEPS)
+
+
+def exact_vs_lava() -> dict[str, Any]:
+    """Processor time per sample and step of both, and whether all spikes of all populations agree."""
+    graph = network()
+    pixels = np.ones((BATCH, SIZES[0]), np.uint8)  # level 1 of 10: every input spikes in a tenth of the steps
+    few = pixels[: LAVA_SAMPLES[0]]
+    proof = compare(graph, exact.run(graph, few, record=True), lava.run(graph, few, record=True))
+    lava_s = lava_seconds(graph, pixels)
+    exact_s = exact_seconds(graph, pixels)
+    return {
+        "cpu_ratio": round(lava_s / exact_s, 1),
+        "spikes_equal": proof.equal,
+        "values_compared": proof.compared,
+        "lava_cpu_us_per_sample_step": round(1e6 * lava_s, 2),
+        "exact_cpu_us_per_sample_step": round(1e6 * exact_s, 3),
+        "network": "784-400-10 stock LIF, 10 % input, batch 1024, 25 steps",
+        "lava_processes": "RingBuffer, Dense, LIFReset, Dense, LIFReset, Recorder: the output alone is recorded",
+        "threads": {"exact": 1, "lava": "one process each"},
+    }
+
+
+def exact_seconds(graph: Graph, pixels: NDArray[np.uint8]) -> float:
+    """Processor time of one sample and step, neurons and synapses, inputs given: the fastest of 7 rounds."""
+    spikes = graph.encoding.spikes(pixels, np.arange(len(pixels)), STEPS)
+    layers = [
+        (p.dynamics, lif_kernel.pack_rows(np.ascontiguousarray(graph.weight(graph.arriving(p.name)[0]).T)))
+        for p in graph.populations[1:]
+    ]
+    rounds: list[float] = []
+    for _ in range(8):
+        sent, started = spikes, time.process_time()
+        for neuron, rows in layers:
+            assert isinstance(neuron, LifInt)
+            sent = lif_kernel.run_layer(neuron, rows, sent, arrive=0)
+        rounds.append(time.process_time() - started)
+    return min(rounds[1:]) / (len(pixels) * STEPS)
+
+
+def lava_seconds(graph: Graph, pixels: NDArray[np.uint8]) -> float:
+    """Processor time of one sample and step, all of Lava's processes together, start-up left out."""
+    spent: list[float] = []
+    for n in LAVA_SAMPLES:
+        with Job() as job:
+            graph.save(job / "graph.safetensors")
+            np.save(job / "pixels.npy", pixels[:n])
+            run_guarded("lavasnn.cli.bench:lava_job", job, 300)
+            spent.append(float((job / "seconds").read_text()))
+    return (spent[1] - spent[0]) / ((LAVA_SAMPLES[1] - LAVA_SAMPLES[0]) * STEPS)
+
+
+def lava_job(job: Path) -> None:
+    """The child's part: run, stop, and write the processor time of this process and its children."""
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
+    graph, pixels = Graph.load(job / "graph.safetensors"), np.load(job / "pixels.npy")
+    processes, steps = lava.emit(graph, pixels, None, False, np.arange(len(pixels)), job, record=False)
+    first = processes[graph.source.name]
+    first.run(condition=RunSteps(num_steps=steps), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+    first.stop()
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    (job / "seconds").write_text(str(sum(u.ru_utime + u.ru_stime for u in spent)))
+
+
+def training(seed: int = 0) -> dict[str, Any]:
+    """Samples per second of both methods: same network, data, optimiser and batches, in turns, one thread."""
+    from lavasnn.learning.trainer import Trainer
+
+    random = np.random.default_rng(seed)
+    images = blobs(random, TRAIN_BATCHES * 128)
+    speeds: dict[str, list[float]] = {"diffpc": [], "backprop": []}
+    trainers: dict[str, Trainer] = {}
+    for method in speeds:
+        epochs = WARM_EPOCHS + 5
+        run = RunConfig().with_training(method=method, epochs=epochs)
+        trainers[method] = Trainer(run, images, None, seed)
+    for epoch in range(WARM_EPOCHS + 5):
+        for method, trainer in trainers.items():
+            started = time.perf_counter()
+            trainer.run_epoch()
+            if epoch >= WARM_EPOCHS:
+                speeds[method].append(len(images) / (time.perf_counter() - started))
+    medians = {method: statistics.median(v) for method, v in speeds.items()}
+    return {
+        "samples_per_s_ratio": round(medians["diffpc"] / medians["backprop"], 3),
+        "diffpc_samples_per_s": round(medians["diffpc"]),
+        "backprop_samples_per_s": round(medians["backprop"]),
+        "epochs_before_measuring": WARM_EPOCHS,
+        "error_spikes_per_sample": trainers["diffpc"].progress.history[-1].error_spikes,
+        "network": "784-400-10, batch 128, AdamW",
+        "data": images.name,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def blobs(random: np.random.Generator, n: int) -> Images:
+    """MNIST's training images if they are here, else ten noisy prototypes of the same size and density."""
+    from lavasnn import data
+    from lavasnn.errors import DataError
+
+    try:
+        return data.load("mnist:train").take(n) if n < 60_000 else data.load("mnist:train")
+    except DataError:
+        pass
+    prototypes = np.where(random.random((10, SIZES[0])) < 0.2, random.integers(64, 256, (10, SIZES[0])), 0)
+    labels = random.integers(0, 10, n)
+    keep = random.random((n, SIZES[0])) < 0.8
+    pixels = np.where(keep, prototypes[labels], 0).astype(np.uint8)
+    return Images("ten noisy prototypes", "train", pixels, labels.astype(np.int64), (28, 28), 255, 10)
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
+def bench(output: Path) -> None:
+    """Measure and write OUTPUT (JSON)."""
+    torch.set_num_threads(1)
+    values = {"exact_vs_lava": exact_vs_lava(), "diffpc_vs_backprop": training(), "machine": machine()}
+    write_text(output, json.dumps(values, indent=1) + "\n")
+    click.echo(json.dumps(values, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: bench.main(standalone_mode=False)))

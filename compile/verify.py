@@ -208,9 +208,10 @@ def _cause(graph: Graph, name: str, place: tuple[int, ...], one: RunResult, othe
     if any(abs(float(r.traces[k][place])) >= STATE_MAX for k in mine for r in (one, other)):
         return "saturation: a value at the end of its register"
     for shift in (-1, 1):
-        t = step + shift
-        if 0 <= t < one.steps and all(
-            np.array_equal(one.traces[k][sample, step], other.traces[k][sample, t]) for k in mine if mine[k].any()
+        if 0 < step < one.steps - 1 and all(
+            np.array_equal(one.traces[k][sample, step], other.traces[k][sample, step + shift])
+            and np.array_equal(one.traces[k][sample, step - shift], other.traces[k][sample, step])
+            for k in mine
         ):
             return f"ordering: {other.backend} is {abs(shift)} step {'behind' if shift > 0 else 'ahead'}"
     gap = max(abs(float(one.traces[k][place]) - float(other.traces[k][place])) for k in mine)

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
-from lavasnn.dynamics.diffpc import Timing
+from lavasnn.dynamics.timing import Timing
+
+# Time limits belong to pytest-timeout: a busy machine is no bug. Examples are the same in every run.
+settings.register_profile("lavasnn", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lavasnn")
 
 Number = Any
 """A Python int (integers of 2**-point) or float."""
@@ -215,7 +221,7 @@ def network(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs Lava where it is not installed."""
+    """Skip what needs Lava where it is not installed, or fail if nothing may be skipped."""
     if importlib.util.find_spec("lava") is None:
         for item in items:
             if item.get_closest_marker("lava"):
@@ -233,3 +239,19 @@ def plain() -> SimpleNamespace:
         "Clock": Clock,
     }
     return SimpleNamespace(**parts)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many data tests were skipped and how to run them."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if n := sum("LAVASNN_DATA" in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(
+            f"{n} data tests skipped: set LAVASNN_DATA to a folder with MNIST/raw and FashionMNIST/raw to run them"
+        )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With LAVASNN_NO_SKIPS=1 (make test-all) a skipped test fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("LAVASNN_NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lavasnn.dynamics import diffpc
-from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt, State, Timing, check_24_bits, collapse, collapse_kernel, step, track
+from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt, State, check_24_bits, collapse, collapse_kernel, step, track
+from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import InputError, RangeError
 
 VARIABLES = ("x_F", "x_T", "x_A", "e_in", "e_T", "e_A")
@@ -310,7 +311,7 @@ def test_gamma_shift(gamma: float, shift: int) -> None:
 
 
 def test_gamma_that_is_no_shift() -> None:
-    with pytest.raises(InputError, match="timing: gamma is 0.3; integers need a power of two: 1, 0.5, 0.25"):
+    with pytest.raises(InputError, match=r"timing: gamma is 0\.3; integers need a power of two: 1, 0\.5, 0\.25"):
         _ = Timing(gamma=0.3).gamma_shift
 
 
@@ -383,7 +384,7 @@ def test_integer_biases_have_to_fit() -> None:
 
 
 def test_integers_need_powers_of_two() -> None:
-    with pytest.raises(InputError, match="gamma is 0.3; integers need a power of two"):
+    with pytest.raises(InputError, match=r"gamma is 0\.3; integers need a power of two"):
         DiffPCInt("hidden", 1, Timing(gamma=0.3))
     with pytest.raises(InputError, match="no powers of two"):
         DiffPCInt("hidden", 1, Timing(schedule="cyclic-decay", decay="linear", final=0.5))

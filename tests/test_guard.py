@@ -59,6 +59,7 @@ def run_good_pair(n_steps: int = 5) -> str:
 
 def leftovers(token: str, *folders: Path) -> list[str]:
     """Living processes, shared memory and temp files that carry the token; found without the guard's own code."""
+    assert token
     found = [str(path) for folder in (Path("/dev/shm"), Path("/tmp"), *folders) for path in folder.glob(f"*{token}*")]
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and entry.name != str(os.getpid()):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lavasnn.config import DataSection, NetworkSection, RunConfig, TrainingSection
 from lavasnn.data import Images, load
-from lavasnn.dynamics.diffpc import Timing
+from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import FileFormatError, InputError, LavasnnError
 from lavasnn.learning.rules import RULES, Batch, backprop, diffpc, predictive_coding
 from lavasnn.learning.trainer import Trainer, augmented, load_model, outputs, predict
@@ -295,7 +295,7 @@ def test_foreign_checkpoints_are_refused(digits: Images, tmp_path: Path) -> None
     trainer = Trainer(config(), digits, seed=1)
     trainer.save_checkpoint(path)
     Trainer(config(), digits, seed=1).resume(path)
-    with pytest.raises(InputError, match="run.safetensors: a checkpoint of another run, its seed differs from this one's"):
+    with pytest.raises(InputError, match=r"run\.safetensors: a checkpoint of another run, its seed differs from this one's"):
         Trainer(config(), digits, seed=2).resume(path)
     with pytest.raises(InputError, match="a checkpoint of another run, its config differs from this one's"):
         Trainer(config(dropout=0.5), digits, seed=1).resume(path)

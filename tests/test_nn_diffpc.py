@@ -17,7 +17,8 @@ from torch import Tensor
 import lavasnn.dynamics.diffpc as dynamics
 import lavasnn.nn.diffpc as nn_diffpc
 from compile.backends import exact
-from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt, State, Timing
+from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt, State
+from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.export import to_graph
@@ -65,7 +66,7 @@ def build(
         samples: How many.
     """
     random = np.random.default_rng(seed)
-    sizes = (7, 6, 5, 4)[:depth] + (3,)
+    sizes = (*(7, 6, 5, 4)[:depth], 3)
     net = DiffPCNet(sizes, timing).double()
     for layer in net.linears:
         for values in (layer.weight, layer.bias):
@@ -199,9 +200,9 @@ def integer_network(timing: Timing, seed: int) -> tuple[list[Any], list[Any], li
     random = np.random.default_rng(seed)
     fraction = 7
     point = fraction - min(timing.lowest("activity"), timing.lowest("error")) + 4
-    sizes = (7, 6, 5, 3)
-    weights = [2 * random.integers(-100, 101, (post, pre)) for pre, post in zip(sizes[:-1], sizes[1:], strict=True)]
-    biases = [random.integers(-(1 << point), (1 << point) + 1, post) for post in sizes[1:]]
+    shapes = [(6, 7), (5, 6), (3, 5)]
+    weights = [2 * random.integers(-100, 101, shape) for shape in shapes]
+    biases = [random.integers(-(1 << point), (1 << point) + 1, post) for post, _ in shapes]
     up, down = (point + timing.lowest(kind) - fraction for kind in ("activity", "error"))
     populations = [DiffPCInt("input", 0, timing, 0, point)]
     populations += [DiffPCInt("output" if l == 3 else "hidden", l, timing, b, point) for l, b in enumerate(biases, start=1)]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from compile.backends import exact
-from lavasnn.dynamics.diffpc import Timing
+from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.export import to_graph
 from lavasnn.ir import Phase

@@ -223,18 +223,20 @@ class _Trace:
         """Keep step t of a population, and for real numbers how near its nearest decision was to falling otherwise.
 
         The input has none: its targets and thresholds are exact.
+        So are those of an output's activity while it is clamped to the label.
         """
+        clamped = now.settling and name == self.graph.output
         self.arrays[f"{name}.s_A"][:, t], self.arrays[f"{name}.s_e"][:, t] = s_A, s_e
         for variable in diffpc.DiffPC.STATES:
             self.arrays[f"{name}.{variable}"][:, t] = getattr(state, variable)
         if f"{name}.margin" in self.arrays:
-            self.arrays[f"{name}.margin"][:, t, 0] = _margin(state, s_A, s_e, now)
+            self.arrays[f"{name}.margin"][:, t, 0] = _margin(state, s_A, s_e, now, clamped)
 
 
-def _margin(state: diffpc.State, s_A: Array, s_e: Array, now: diffpc.Now) -> Array:
+def _margin(state: diffpc.State, s_A: Array, s_e: Array, now: diffpc.Now, clamped: bool) -> Array:
     """Smallest distance of any |d| from its threshold, and of a new ReLU mask's x_T from 0, shape (sample,)."""
     least = np.full(len(s_A), np.inf)
-    if now.speaks:
+    if now.speaks and not clamped:
         before = state.x_A - now.theta * s_A
         least = np.minimum(least, np.abs(np.abs(state.x_T - before) - now.theta).min(axis=1))
     if now.settling:

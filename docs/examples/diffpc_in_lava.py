@@ -1,7 +1,7 @@
 """Three DiffPC populations wired by hand in Lava: one sample, both phases, every spike printed.
 
-Run it with `python docs/examples/diffpc_in_lava.py`; Lava needs Python 3.10. It prints a line for each neuron that sent
-something, with "+", "-" or "." for each step, and then the class that was recognised before the label was shown.
+Run it with `python docs/examples/diffpc_in_lava.py`; Lava needs Python 3.10. It prints "+", "-" or "." for each step of
+each neuron that sent something, and then the class that was recognised before the label was shown.
 """
 
 from pathlib import Path
@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from compile.backends.guard import Job, run_guarded
-from lavasnn.dynamics.diffpc import DiffPCInt, Role, Timing
+from lavasnn.dynamics.diffpc import DiffPCInt, Role
+from lavasnn.dynamics.timing import Timing
 
 TIMING = Timing(m=1, n=5, init_cycles=2, settle_cycles=3)  # thresholds 2, 1, 1/2, 1/4, 1/8
 POINT = 10  # fractional bits of all states: a threshold of 2 is the integer 2048
 FRACTION = 7  # fractional bits of the weights; mixed-sign weights of 8 bits are even, -256..254
 W1 = np.array([[96, -32, 64, 0], [-64, 128, 0, 96], [32, 64, -96, 48]])  # hidden neuron, input neuron
 W2 = np.array([[128, -96, 32], [-64, 112, 80]])  # output neuron, hidden neuron
-X, LABEL = np.array([[1.5, 0.25, 1.0, 0.0]]), 1
+X = np.array([[1536, 256, 1024, 0]])  # one sample: 1.5, 0.25, 1, 0 in units of 2**-POINT
+LABEL = np.array([[0, 1024]])  # class 1
 
-# Populations expect sums in units of 2**-POINT times the smallest threshold, and shift them on by themselves.
+# Populations expect sums in units of 2**-POINT times their smallest threshold, and shift them on by themselves.
 SHIFT = POINT + TIMING.lowest("activity") - FRACTION
 
 
@@ -33,18 +35,17 @@ def task(job: Path) -> None:
     steps = TIMING.window(settle=True)
 
     def population(name: str, size: int, role: Role, depth: int, targets: np.ndarray | None = None) -> DiffPC:
-        clamped = None if targets is None else np.floor(targets * 2**POINT).astype(int)
-        neurons, record = DiffPCInt(role, depth, TIMING, point=POINT), str(job / f"{name}.npz")
-        return DiffPC(shape=(size,), params=neurons, targets=clamped, steps=steps, record=record, name=name)
+        params, record = DiffPCInt(role, depth, TIMING, point=POINT), str(job / f"{name}.npz")
+        return DiffPC(shape=(size,), params=params, targets=targets, steps=steps, record=record, name=name)
 
     def synapses(weights: np.ndarray) -> Dense:
         return Dense(weights=weights, weight_exp=SHIFT, num_message_bits=2)  # ternary spikes need 2 bits
 
     below = population("input", 4, "input", 0, X)
     middle = population("hidden", 3, "hidden", 1)
-    above = population("output", 2, "output", 2, np.eye(2)[[LABEL]])
-    up1, up2, down2 = synapses(W1), synapses(W2), synapses(W2.T)
-    for sent, dense, received in ((below.s_A, up1, middle.a_x), (middle.s_A, up2, above.a_x), (above.s_e, down2, middle.a_e)):
+    above = population("output", 2, "output", 2, LABEL)
+    up, on, down = synapses(W1), synapses(W2), synapses(W2.T)
+    for sent, dense, received in ((below.s_A, up, middle.a_x), (middle.s_A, on, above.a_x), (above.s_e, down, middle.a_e)):
         sent.connect(dense.s_in)
         dense.a_out.connect(received)
     below.run(condition=RunSteps(num_steps=steps), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
@@ -54,8 +55,8 @@ if __name__ == "__main__":
     with Job() as folder:  # the limit kills all of Lava's processes, whatever state they are in
         run_guarded("diffpc_in_lava:task", folder, timeout_s=60, python_path=[Path(__file__).parent])
         runs = {name: dict(np.load(folder / f"{name}.npz")) for name in ("input", "hidden", "output")}
-    for name, kind in ((name, kind) for name in runs for kind in ("s_A", "s_e")):
-        for neuron, spikes in enumerate(runs[name][kind].T):
-            if spikes.any():
-                print(f"{name:6} {kind} {neuron}  " + "".join(".+-"[s] for s in spikes))
+    trains = [(f"{a:6} {k} {i} ", s) for a in runs for k in ("s_A", "s_e") for i, s in enumerate(runs[a][k].T)]
+    for name, spikes in trains:
+        if spikes.any():
+            print(name, "".join(".+-"[s] for s in spikes))
     print("class", int(runs["output"]["x_F"][TIMING.init_steps].argmax()))

@@ -8,7 +8,8 @@ netx reads iDecay back as du = iDecay - 1 and shifts every bias left by 6. It sc
 again, which leaves excitatory and mixed-sign matrices as they are, but not every inhibitory one: see `_weight_problem`.
 
 The n-th dense layer answers n steps after its input (each synapse adds one). netx resets nothing between samples unless
-told to: `Network(path, reset_interval=graph.steps, reset_offset=1)` starts each sample from rest, the first included.
+told to: `Network(path, reset_interval=graph.steps, reset_offset=1)` starts each sample from rest. Without a reset, biases
+charge the n-th layer during the n steps before its first input arrives, so that even the first sample differs.
 
 Source: lava-dl 0.6.0, lava/lib/dl/netx/hdf5.py, Network.create_dense and get_neuron_params; netx/utils.py,
 optimize_weight_bits; lava-nc 0.10.0, lava/utils/weightutils.py, clip_weights and truncate_weights.

@@ -20,7 +20,8 @@ from compile.pipeline import compile_graph
 from compile.verify import compare, dyadic
 from lavasnn.config import NetworkSection, RunConfig, TrainingSection
 from lavasnn.data import load
-from lavasnn.dynamics.diffpc import DiffPCInt, Timing
+from lavasnn.dynamics.diffpc import DiffPCInt
+from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, RangeError
 from lavasnn.export import to_graph
@@ -34,12 +35,21 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "diffpc_in_lava.py"
 CODE = Encoding("value", -2, 16)
 LATCHED = Timing(m=3, n=7, m_error=1, init_cycles=3, settle_cycles=4)
 LIVE = Timing(
-    m=3, n=6, init_cycles=4, settle_cycles=4, gamma=0.5, targets="live", comparator=">", gate=">", update_activity="settled"
+    m=3,
+    n=6,
+    m_error=-2,
+    init_cycles=4,
+    settle_cycles=4,
+    gamma=0.5,
+    targets="live",
+    comparator=">",
+    gate=">",
+    update_activity="settled",
 )
 OTHERS = {
     "latched, strict": replace(LATCHED, comparator=">", update_activity="settled", gamma=0.5),
     "live": replace(LIVE, comparator=">=", gate=">="),
-    "constant": Timing(m=-1, n=8, m_error=-3, init_cycles=4, settle_cycles=4, schedule="constant"),
+    "constant": Timing(m=-1, n=8, m_error=-5, init_cycles=4, settle_cycles=4, schedule="constant"),
     "decay": replace(LATCHED, schedule="cyclic-decay", final=0.125, m_error=None),
     "inference": replace(LATCHED, settle_cycles=0),
 }
@@ -102,7 +112,7 @@ def check_three(graph: Graph, pixels: np.ndarray, labels: np.ndarray, settle: bo
     one = exact.run(graph, pixels, labels, settle=settle, record=True)
     check_equal(graph, one, torch_run(graph, pixels, labels, settle=settle, record=True))
     check_equal(graph, one, lava.run(graph, pixels, labels, settle=settle, record=True, timeout_s=60))
-    assert all(one.traces[f"{p.name}.s_A"].any() for p in graph.populations)
+    assert all(one.traces[f"{p.name}.s_A"].any() for p in graph.populations[:-1])
     if settle:
         assert all(one.traces[f"{p.name}.s_e"].any() for p in graph.populations[1:])
 
@@ -167,7 +177,7 @@ def test_arbitrary_float64_weights_are_equal_up_to_ties(net: DiffPCNet) -> None:
         found = compare(graph, one, other)
         assert found.equal, str(found.first)
         whole = one.samples * one.steps * sum(p.size for p in graph.populations) * 5
-        assert found.compared > 0.5 * whole
+        assert found.compared > 0.9 * whole
 
 
 # What `compare` sees
@@ -254,7 +264,7 @@ def test_changed_outputs_are_counted(pair: tuple[Graph, RunResult, RunResult]) -
 def test_runs_that_cannot_be_compared_are_refused(pair: tuple[Graph, RunResult, RunResult]) -> None:
     graph, one, other = pair
     less = {k: v for k, v in other.traces.items() if k != "hidden1.e_A"}
-    with pytest.raises(InputError, match="verify: exact and torch did not record the same; differing: hidden1.e_A"):
+    with pytest.raises(InputError, match=r"verify: exact and torch did not record the same; differing: hidden1\.e_A"):
         compare(graph, one, replace(other, traces=less))
     with pytest.raises(InputError, match="verify: exact and torch did not record the same; differing: all traces"):
         compare(graph, replace(one, traces={}), replace(other, traces={}))
@@ -368,10 +378,10 @@ def test_the_hand_wired_example_sends_the_same_spikes(plain: SimpleNamespace) ->
         Projection("w2t", "output", "hidden", Transposed("w2", example.SHIFT), "s_e", "a_e"),
     )
     graph = Graph(populations, projections, Encoding("value", -2, 16), "output")
-    pixels = (example.X * 4).astype(np.uint8)
-    run = exact.run(graph, pixels, np.array([example.LABEL]), settle=True, record=True)
+    pixels = (example.X * 4 // 2**point).astype(np.uint8)
+    run = exact.run(graph, pixels, example.LABEL.argmax(1), settle=True, record=True)
     weights = [(w / 2**example.FRACTION).tolist() for w in (example.W1, example.W2)]
-    truth = plain.network(timing, weights, [[0.0] * 3, [0.0] * 2], example.X[0].tolist(), np.eye(2)[example.LABEL].tolist())
+    truth = plain.network(timing, weights, [[0.0] * 3, [0.0] * 2], example.X[0] / 2**point, example.LABEL[0] / 2**point)
     lines: list[str] = []
     for l, name in enumerate(names):
         for kind in ("s_A", "s_e"):

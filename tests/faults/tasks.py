@@ -39,7 +39,8 @@ def run_pair(job: Path) -> None:
     run = RunSteps(num_steps=order["n_steps"], blocking=False)
     sender.run(condition=run, run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
     (job / "segments.txt").write_text("\n".join(_segments()))
-    (job / "started").write_text(token)
+    (job / "starting").write_text(token)
+    (job / "starting").rename(job / "started")  # the test must not read it half-written
     sender.wait()
 
 

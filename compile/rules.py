@@ -11,9 +11,9 @@ import numpy as np
 
 from compile.target import Target
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
-from lavasnn.dynamics.lif import LifInt
+from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
-from lavasnn.ir import DenseInt, Graph, Source, Transposed
+from lavasnn.ir import Dense, DenseInt, Graph, Source, Transposed
 
 Rule = Callable[[Graph, Target], Iterator[str]]
 
@@ -50,6 +50,9 @@ def powers_of_two(graph: Graph, target: Target) -> Iterator[str]:
 
 def input_first(graph: Graph, target: Target) -> Iterator[str]:
     """Samples enter at the first population, which nothing leads into, and every other one hears from somewhere."""
+    first = graph.source.dynamics
+    if not isinstance(first, Source) and not (isinstance(first, DiffPC | DiffPCInt) and first.role == "input"):
+        yield f"the first population {graph.source.name!r} is {type(first).__name__}, no input; samples enter there"
     roles = [p for p in graph.populations if isinstance(p.dynamics, Source)]
     if roles and roles != [graph.source]:
         yield f"{len(roles)} populations of input spikes; the first population has to be the only one"
@@ -59,6 +62,16 @@ def input_first(graph: Graph, target: Target) -> Iterator[str]:
     for population in graph.populations[1:]:
         if population.name not in forward:
             yield f"population {population.name!r} receives nothing"
+
+
+def one_arithmetic(graph: Graph, target: Target) -> Iterator[str]:
+    """A network is of real numbers or of the chip's integers, not of both."""
+    real = [p.name for p in graph.populations if isinstance(p.dynamics, Lif | DiffPC)]
+    real += [p.name for p in graph.projections if isinstance(p.synapses, Dense)]
+    whole = [p.name for p in graph.populations if isinstance(p.dynamics, LifInt | DiffPCInt)]
+    whole += [p.name for p in graph.projections if isinstance(p.synapses, DenseInt)]
+    if real and whole:
+        yield f"{', '.join(map(repr, real))} hold real numbers and {', '.join(map(repr, whole))} integers; one kind is allowed"
 
 
 def feed_forward(graph: Graph, target: Target) -> Iterator[str]:
@@ -107,7 +120,7 @@ def registers(graph: Graph, target: Target) -> Iterator[str]:
                 yield f"population {population.name!r}: bias mantissa {most}, allowed {2 ** (target.bias_bits.value - 1)}"
 
 
-BEFORE: tuple[Rule, ...] = (one_timing, timing_fits_depth, powers_of_two, input_first, feed_forward)
+BEFORE: tuple[Rule, ...] = (one_timing, timing_fits_depth, powers_of_two, input_first, one_arithmetic, feed_forward)
 AFTER: tuple[Rule, ...] = (*BEFORE, weights_on_grid, exponents_in_range, registers)
 
 

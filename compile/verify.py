@@ -117,6 +117,12 @@ def compare(graph: Graph, one: RunResult, other: RunResult) -> Verification:
     if recorded[0] != recorded[1] or not recorded[0]:
         missing = sorted(recorded[0] ^ recorded[1]) or ["all traces"]
         raise InputError(f"verify: {one.backend} and {other.backend} did not record the same; differing: {', '.join(missing)}")
+    for what in ("precision", "phases"):
+        mine, theirs = getattr(one, what), getattr(other, what)
+        if mine != theirs:
+            raise InputError(f"verify: {one.backend} and {other.backend} differ in their {what}: {mine} and {theirs}")
+    if one.outputs.shape != other.outputs.shape or not np.array_equal(one.labels, other.labels):
+        raise InputError(f"verify: {one.backend} and {other.backend} did not run the same samples")
     for key in recorded[0]:
         if one.traces[key].shape != other.traces[key].shape:
             raise InputError(f"verify: {key} has shape {one.traces[key].shape} and {other.traces[key].shape}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,8 +17,11 @@ else:
     import tomli as tomllib
 
 
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class DataSection(_Section):
@@ -87,7 +90,7 @@ class RunConfig(_Section):
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
-    seeds: tuple[int, ...] = Field(default=(0,), strict=False, min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=(0,), strict=False, min_length=1)
     baselines: tuple[Literal["backprop", "predictive-coding"], ...] = Field(default=(), strict=False)
     threads: int = Field(default=1, ge=1, le=64)
     data: DataSection = DataSection()
@@ -98,6 +101,9 @@ class RunConfig(_Section):
     def with_training(self, **changes: Any) -> RunConfig:
         """The same run with other training entries."""
         return self.model_copy(update={"training": TrainingSection.model_validate(self.training.model_dump() | changes)})
+
+
+_SECTIONS: dict[str, type[_Section]] = {"data": DataSection, "network": NetworkSection, "training": TrainingSection}
 
 
 def parse(entries: dict[str, Any], where: str) -> RunConfig:
@@ -126,13 +132,18 @@ def _timing(entries: Any, where: str) -> dict[str, Any]:
     for name in entries:
         if name not in known:
             raise ConfigError(f"{where}: unknown entry timing.{name}; allowed are {', '.join(known)}")
+    for name in ("final", "gamma"):
+        value = entries.get(name, 1.0)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigError(f"{where}: timing.{name} is {value!r}, needed is a number above 0 up to 1")
     return entries
 
 
 def _complaint(error: Any) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown entry {place}"
+        section = _SECTIONS.get(str(error["loc"][0]), RunConfig) if len(error["loc"]) > 1 else RunConfig
+        return f"unknown entry {place}; allowed are {', '.join(section.model_fields)}"
     return f"{place} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
 

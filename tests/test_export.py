@@ -25,15 +25,15 @@ from lavasnn.export import Layer, from_layers, from_state_dict, to_graph, untrai
 from lavasnn.ir import Dense, Graph, Source, Transposed
 from lavasnn.nn import LIF, DiffPC, DiffPCNet
 
-TIMING = Timing(m=3, n=7, init_cycles=3)
+TIMING = Timing(m=4, n=8, init_cycles=3)
 
 
-def dyadic(model: nn.Sequential, seed: int, bits: int = 4) -> nn.Sequential:
-    """Give a network weights and biases that are multiples of 2**-bits, so that float64 sums have no rounding."""
+def dyadic(model: nn.Sequential, seed: int, bits: int = 4, largest: float = 1.0) -> nn.Sequential:
+    """Give a network weights and biases that are multiples of largest / 2**bits, so that float64 sums have no rounding."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        whole = torch.randint(-(2**bits), 2**bits, parameter.shape, generator=generator)
-        parameter.data = whole.to(parameter.dtype) / 2**bits
+        whole = torch.randint(-(2**bits), 2**bits + 1, parameter.shape, generator=generator)
+        parameter.data = whole.to(parameter.dtype) * largest / 2**bits
     return model
 
 
@@ -126,6 +126,7 @@ def with_nan(model: nn.Sequential, bias: bool) -> nn.Sequential:
     return model
 
 
+SHORT = Timing(init_cycles=1)
 OTHER = Timing(m=3, n=6, init_cycles=3)
 WRONG: dict[str, tuple[Any, str]] = {
     "no Sequential": (nn.Linear(2, 2), r"the model is a Linear, an nn.Sequential is needed"),
@@ -167,7 +168,7 @@ WRONG: dict[str, tuple[Any, str]] = {
         r"layer 1 is DiffPC\('hidden'\), DiffPC\('output'\) is needed there",
     ),
     "too deep": (
-        nn.Sequential(nn.Linear(2, 2), DiffPC("hidden", Timing(init_cycles=1)), nn.Linear(2, 2), DiffPC("output", Timing(init_cycles=1))),
+        nn.Sequential(nn.Linear(2, 2), DiffPC("hidden", SHORT), nn.Linear(2, 2), DiffPC("output", SHORT)),
         r"init_cycles is 1, a network of 2 weight layers needs at least 2",
     ),
     "sizes": (
@@ -210,14 +211,16 @@ def test_a_bias_has_one_entry_for_each_neuron() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("seed", range(4))
 def test_diffpc_graph_equals_the_module(bias: bool, seed: int) -> None:
-    net = dyadic(diffpc_net(bias), seed).double().eval()
-    encoding = Encoding("value", -4, 255)
+    net = dyadic(diffpc_net(bias), seed, largest=0.5).double().eval()
+    encoding = Encoding("value", -5, 255)
     pixels = np.random.default_rng(seed).integers(0, 256, (11, 5)).astype(np.uint8)
     with torch.no_grad():
-        expected = net(torch.from_numpy(pixels.astype(np.float64) / 16))
+        expected = net(torch.from_numpy(pixels.astype(np.float64) / 32))
     result = exact.run(to_graph(net, encoding), pixels)
     assert np.array_equal(result.outputs, expected.numpy())
     assert len(np.unique(result.outputs)) > 11
+    reach = 2.0 ** (TIMING.m + 1)  # beyond it neurons would need more than one cycle
+    assert all(result.meta["peaks"][f"{name}.x_T"] < reach for name in ("input", "hidden1", "hidden2"))
 
 
 def test_diffpc_net_graph_equals_the_module_with_random_weights() -> None:

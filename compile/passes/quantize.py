@@ -7,6 +7,7 @@ that sums line up with thresholds by shifts alone; a stock LIF population scales
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ GRID: dict[SignMode, tuple[int, int, int]] = {
     "inhibitory": (-255, 0, 1),
 }
 LARGEST_SHIFT = 20
+SMALLEST_UNIT = 2.0**-1000
+"""Of a LIF population's weights: keeps quotients finite."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,17 @@ class Quantize:
         """
         graph = state.graph
         if graph.integer:
-            return state
+            return replace(state, report={**state.report, "quantize": {"projections": _as_they_are(graph)}})
         return _diffpc(state, graph.timing) if graph.timing is not None else _lif(state)
+
+
+def _as_they_are(graph: Graph) -> dict[str, Any]:
+    """The report on weights that came as integers: none changes."""
+    return {
+        p.name: _report(p.synapses.weight * p.synapses.unit, p.synapses.weight, p.synapses.unit, p.synapses.sign_mode)
+        for p in graph.projections
+        if isinstance(p.synapses, DenseInt)
+    }
 
 
 def sign_mode(weight: NDArray[Any]) -> SignMode:
@@ -112,6 +124,12 @@ def _diffpc(state: State, timing: Timing) -> State:
         if not isinstance(p.synapses, Dense):
             continue
         weight = p.synapses.weight
+        most = float(np.abs(weight).max())
+        if most > STATE_MAX:
+            raise RangeError(
+                f"quantize: projection {p.name!r} holds a weight of magnitude {most:.4g}; one spike through it leaves signed "
+                f"24-bit states, which hold up to {STATE_MAX:,}"
+            )
         mode = sign_mode(weight)
         bits = power_of_two_unit(weight, mode)
         whole = on_grid(weight, 2.0**-bits, mode)
@@ -139,8 +157,9 @@ def _diffpc(state: State, timing: Timing) -> State:
     peak = max(peaks.values())
     highest = max(int(timing.exponents(k).max()) for k in ("activity", "error"))
     room = min(int(np.floor(np.log2(STATE_MAX / max(peak, 2.0**-20)))), 22 - highest)
-    point = min(lossless, room)
+    shifts = min(fraction[owner(p)] - lowest[p.carries] for p in graph.projections) + state.target.weight_exponent_high.value
     least = max(-lowest["s_A"], -lowest["s_e"])
+    point = min(lossless, room, max(shifts, least))
     if point < least:
         name = max(peaks, key=lambda key: peaks[key])
         raise RangeError(
@@ -151,7 +170,7 @@ def _diffpc(state: State, timing: Timing) -> State:
     if point < lossless:
         warnings = (
             *warnings,
-            f"quantize: {point} fractional bits fit 24-bit states, {lossless} would make sums lossless",
+            f"quantize: {point} fractional bits fit 24-bit states and weight exponents, {lossless} would make sums lossless",
         )
     populations = [replace(p, dynamics=_rounded(p, point)) for p in graph.populations]
     projections: list[Projection] = []
@@ -204,25 +223,32 @@ def _lif(state: State) -> State:
 
 
 def _free_unit(weight: NDArray[Any], mode: SignMode, d: Lif) -> float:
-    """Unit that uses the whole grid; 1 if weights and threshold are the chip's integers already."""
+    """Unit that uses the whole grid; 1 if weights and threshold are the chip's integers already.
+
+    It has 12 significant bits, so that float64 adds weights in this unit without rounding and, like the chip, tells v = vth
+    from v > vth.
+    """
     if np.array_equal(on_grid(weight, 1.0, mode), weight) and d.vth == round(d.vth):
         return 1.0
     low, high, _ = GRID[mode]
     most = max(float(weight.max()) / high if high else 0.0, float(weight.min()) / low if low else 0.0)
-    return most if most > 0 else 1.0
+    mantissa, exponent = math.frexp(most)
+    return max(math.ldexp(math.ceil(mantissa * 4096), exponent - 12), SMALLEST_UNIT) if most > 0 else 1.0
 
 
 def _registers(name: str, d: Lif, unit: float) -> LifInt:
     """Threshold in weight units, bias in 1/64 of them, decays in 1/4096."""
-    vth = round(d.vth / unit)
-    if vth > LifInt.RANGES["vth"][1]:
+    wanted = d.vth / unit
+    if not wanted < LifInt.RANGES["vth"][1] + 0.5:
         raise RangeError(
-            f"quantize: population {name!r} needs vth {vth:,} in weight units of {unit:.4g}, the register holds up to "
+            f"quantize: population {name!r} needs vth {wanted:.7g} in weight units of {unit:.4g}, the register holds up to "
             f"{LifInt.RANGES['vth'][1]:,} (17 bits); larger weights or a lower threshold help"
         )
-    bias = np.asarray(d.bias, np.float64) / unit * 64
-    exponent = max(0, int(np.ceil(np.log2(max(float(np.abs(bias).max()), 1.0) / 4095))))
-    if exponent > LifInt.RANGES["bias_exp"][1]:
+    with np.errstate(over="ignore"):  # refused below
+        bias = np.asarray(d.bias, np.float64) / unit * 64
+    largest, most = float(np.abs(bias).max()), LifInt.RANGES["bias_exp"][1]
+    exponent = max(0, math.ceil(math.log2(max(largest, 1.0) / 4095))) if largest <= 4095 << most else most + 1
+    if exponent > most:
         raise RangeError(
             f"quantize: population {name!r} has a bias of {float(np.abs(np.asarray(d.bias)).max()):.4g}, in weight units of "
             f"{unit:.4g} beyond what 13 bits shifted by up to 7 hold"
@@ -231,7 +257,7 @@ def _registers(name: str, d: Lif, unit: float) -> LifInt:
     return LifInt(
         du=round(d.du * 4096) - 1,
         dv=min(round(d.dv * 4096), 4095),
-        vth=vth,
+        vth=round(wanted),
         bias_mant=mantissa if mantissa.ndim else int(mantissa),
         bias_exp=exponent,
     )
@@ -257,7 +283,7 @@ def real(graph: Graph) -> Graph:
         else:
             populations.append(p)
     projections = [
-        replace(p, synapses=Dense(p.synapses.weight * p.synapses.unit))
+        replace(p, synapses=Dense(p.synapses.weight * p.synapses.unit * (2.0**p.synapses.exponent if p.into == "a" else 1.0)))
         if isinstance(p.synapses, DenseInt)
         else replace(p, synapses=Transposed(p.synapses.of))
         if isinstance(p.synapses, Transposed)

@@ -17,8 +17,7 @@ POINT = 10  # fractional bits of all states: a threshold of 2 is the integer 204
 FRACTION = 7  # fractional bits of the weights; mixed-sign weights of 8 bits are even, -256..254
 W1 = np.array([[96, -32, 64, 0], [-64, 128, 0, 96], [32, 64, -96, 48]])  # hidden neuron, input neuron
 W2 = np.array([[128, -96, 32], [-64, 112, 80]])  # output neuron, hidden neuron
-X = np.array([[1536, 256, 1024, 0]])  # one sample: 1.5, 0.25, 1, 0 in units of 2**-POINT
-LABEL = np.array([[0, 1024]])  # class 1
+X, LABEL = np.array([[1536, 256, 1024, 0]]), np.array([[0, 1024]])  # 1.5, 0.25, 1, 0, and class 1: in units of 2**-POINT
 
 # Populations expect sums in units of 2**-POINT times their smallest threshold, and shift them on by themselves.
 SHIFT = POINT + TIMING.lowest("activity") - FRACTION
@@ -38,13 +37,11 @@ def task(job: Path) -> None:
         params, record = DiffPCInt(role, depth, TIMING, point=POINT), str(job / f"{name}.npz")
         return DiffPC(shape=(size,), params=params, targets=targets, steps=steps, record=record, name=name)
 
-    def synapses(weights: np.ndarray) -> Dense:
-        return Dense(weights=weights, weight_exp=SHIFT, num_message_bits=2)  # ternary spikes need 2 bits
-
     below = population("input", 4, "input", 0, X)
     middle = population("hidden", 3, "hidden", 1)
     above = population("output", 2, "output", 2, LABEL)
-    up, on, down = synapses(W1), synapses(W2), synapses(W2.T)
+    ternary = {"weight_exp": SHIFT, "num_message_bits": 2}  # a sign needs 2 bits
+    up, on, down = (Dense(weights=weights, **ternary) for weights in (W1, W2, W2.T))
     for sent, dense, received in ((below.s_A, up, middle.a_x), (middle.s_A, on, above.a_x), (above.s_e, down, middle.a_e)):
         sent.connect(dense.s_in)
         dense.a_out.connect(received)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -52,14 +53,25 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: 0 done, 1 a check failed, 2 bad input or usage; one line for every error, never a traceback."""
-    sys.exit(guarded(lambda: cli.main(arguments, prog_name="lavasnn", standalone_mode=False)))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(guarded(lambda: _invoke(given)))
+
+
+def _invoke(arguments: list[str]) -> object:
+    """What click's own main does, without its answers to Ctrl-C and to closed pipes."""
+    try:
+        with cli.make_context("lavasnn", arguments) as context:
+            return cli.invoke(context)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
 
 
 def guarded(action: Callable[[], object]) -> int:
     """Exit status of an action; what goes wrong is told in one line on stderr."""
     try:
         result = action()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where the caller closed it
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -73,13 +85,16 @@ def guarded(action: Callable[[], object]) -> int:
     except LavasnnError as error:
         return _fail(str(error), error.exit_code)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 0
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", 130)
-    except MemoryError:
-        return _fail("out of memory; a smaller --batch or fewer --samples need less", 2)
+    except OSError as error:
+        discard_output()
+        return _fail(f"{error.filename or 'cannot write the output'}: {error.strerror or error}", 2)
+    except (KeyboardInterrupt, click.Abort) as error:
+        return _fail(str(error) or "interrupted", 130)
     except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+            return _fail("out of memory; a smaller network or --batch, or fewer --samples, need less", 2)
         if os.environ.get("LAVASNN_DEBUG"):
             raise
         where = error.__traceback__
@@ -87,6 +102,12 @@ def guarded(action: Callable[[], object]) -> int:
             where = where.tb_next
         place = f" at {os.path.basename(where.tb_frame.f_code.co_filename)}:{where.tb_lineno}" if where is not None else ""
         return _fail(f"unexpected {type(error).__name__}{place}: {error}; LAVASNN_DEBUG=1 shows where", 2)
+
+
+def discard_output() -> None:
+    """Send what is still to be written on stdout nowhere, so that Python's own flush at exit meets no closed pipe."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # a stdout without a descriptor needs none of this
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from compile.passes.quantize import real
 from compile.program import Program
 from lavasnn import data
+from lavasnn.cli import discard_output
 from lavasnn.data import Images
 from lavasnn.errors import InputError
 from lavasnn.files import read_tensors
@@ -26,6 +27,22 @@ from lavasnn.ir import Graph
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class _OutputFile(click.Path):
+    """A file to be written, as a whole and by renaming, which devices and pipes would not survive."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.name:
+            self.fail("a file name is needed", param, ctx)
+        if path.exists() and not path.is_file():
+            self.fail(f"{str(path)!r} is a device or pipe, a plain file is needed", param, ctx)
+        return path
+
+
+OUTPUT_FILE = _OutputFile(path_type=Path, dir_okay=False)
+SEEDS = click.IntRange(min=0, max=2**63 - 1)
 
 
 def options(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -62,10 +79,13 @@ PRECISION = click.option(
 
 def show(as_json: bool, values: dict[str, Any], lines: Callable[[], None]) -> None:
     """Print values as JSON, or call `lines` to print for a person."""
-    if as_json:
-        click.echo(json.dumps(values, default=_plain, allow_nan=False))
-    else:
-        lines()
+    try:
+        if as_json:
+            click.echo(json.dumps(values, default=_plain, allow_nan=False))
+        else:
+            lines()
+    except BrokenPipeError:  # the reader has seen enough; what follows still decides the exit status
+        discard_output()
 
 
 def _plain(value: Any) -> Any:
@@ -86,8 +106,10 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         grid.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         grid.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(grid)
+    console = Console(width=None if sys.stdout and sys.stdout.isatty() else 120)
+    with console.capture() as text:
+        console.print(grid)
+    click.echo(text.get(), nl=False)
 
 
 def note(quiet: bool, text: str) -> None:
@@ -98,7 +120,7 @@ def note(quiet: bool, text: str) -> None:
 
 def ticker(quiet: bool, what: str) -> Callable[[int, int], None] | None:
     """Progress of `done` out of `total` on stderr, one line that rewrites itself on a terminal."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not sys.stderr or not sys.stderr.isatty():
         return None
 
     def tick(done: int, total: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from compile.program import Program
 from lavasnn import config as configs
 from lavasnn import data
-from lavasnn.cli.common import OUTPUT, note, open_network, show, table
+from lavasnn.cli.common import OUTPUT, SEEDS, note, open_network, show, table
 from lavasnn.cli.deploy import build
 from lavasnn.cli.execute import bits_json, execute, proof_json, prove
 from lavasnn.cli.train import train_one
@@ -30,7 +30,7 @@ VERIFIED = 60
 @click.command("demo")
 @click.option("--method", type=click.Choice(["diffpc"]), default="diffpc", show_default=True, help="Which neurons and rule.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("runs/demo"), show_default=True)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=SEEDS, default=0, show_default=True)
 @OUTPUT
 def demo_command(method: str, out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     """Train with DiffPC on real digits, compile for Loihi 2, run on Lava's simulator, prove it spike for spike.

@@ -11,7 +11,19 @@ import click
 from compile.pipeline import compile_graph
 from compile.program import Program
 from compile.target import named
-from lavasnn.cli.common import DATA, FILE, OUTPUT, Loaded, note, open_data, open_network, show, table
+from lavasnn.cli.common import (
+    DATA,
+    FILE,
+    OUTPUT,
+    OUTPUT_FILE,
+    SEEDS,
+    Loaded,
+    note,
+    open_data,
+    open_network,
+    show,
+    table,
+)
 from lavasnn.data import Images
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph
@@ -20,8 +32,10 @@ from lavasnn.ir import Graph
 @click.command("export")
 @click.argument("weights", type=FILE, required=False)
 @click.option("--network", type=FILE, help="TOML naming layers and neurons: needed with a foreign state dict or --init.")
-@click.option("--init", type=click.IntRange(min=0), help="Seed of an untrained network instead of WEIGHTS.")
-@click.option("-o", "--output", type=FILE, required=True, help="Graph file, or .net for lava-dl's netx (feed-forward LIF).")
+@click.option("--init", type=SEEDS, help="Seed of an untrained network instead of WEIGHTS.")
+@click.option(
+    "-o", "--output", type=OUTPUT_FILE, required=True, help="Graph file, or .net for lava-dl's netx (feed-forward LIF)."
+)
 @OUTPUT
 def export_command(
     weights: Path | None, network: Path | None, init: int | None, output: Path, as_json: bool, quiet: bool
@@ -67,7 +81,7 @@ def _graph(weights: Path | None, network: Path | None, init: int | None) -> Grap
 
 @click.command("compile")
 @click.argument("file", type=FILE)
-@click.option("-o", "--output", type=FILE, required=True, help="Program file.")
+@click.option("-o", "--output", type=OUTPUT_FILE, required=True, help="Program file.")
 @click.option("--target", default="loihi2", show_default=True, help="Chip to compile for.")
 @click.option("--calibrate", type=click.IntRange(min=1), default=256, show_default=True, help="Calibration samples.")
 @DATA

@@ -18,8 +18,10 @@ from lavasnn.cli.common import (
     DATA,
     FILE,
     OUTPUT,
+    OUTPUT_FILE,
     PRECISION,
     SAMPLES,
+    SEEDS,
     Loaded,
     machine,
     note,
@@ -36,21 +38,23 @@ from lavasnn.measure import traffic
 from lavasnn.results import RunResult
 
 
-def execute(backend: str, graph: Graph, images: Images, settle: bool, batch: int, record: bool, quiet: bool) -> RunResult:
-    """Run images on a backend ("exact", "lava" or "torch")."""
-    labels = images.labels
+def execute(
+    backend: str, graph: Graph, images: Images, settle: bool, batch: int, record: bool, quiet: bool, first: int = 0
+) -> RunResult:
+    """Run images on a backend ("exact", "lava" or "torch"); `first` is the first one's index in its data set."""
+    labels, indices = images.labels, np.arange(first, first + len(images))
     progress = ticker(quiet, backend)
     if backend == "torch":
         from lavasnn.nn.run import run as torch_run
 
-        return torch_run(graph, images.pixels, labels, settle=settle, record=record)
+        return torch_run(graph, images.pixels, labels, settle=settle, record=record, indices=indices)
     if backend == "lava":
         from compile.backends import lava
 
         run = lava.run
     else:
         run = exact.run
-    return run(graph, images.pixels, labels, settle=settle, batch=batch, record=record, progress=progress)
+    return run(graph, images.pixels, labels, settle=settle, batch=batch, record=record, indices=indices, progress=progress)
 
 
 def _phases(graph: Graph, phases: str) -> bool:
@@ -75,8 +79,8 @@ PHASES = click.option(
 @PHASES
 @BATCH
 @click.option("--traces", is_flag=True, help="Keep every message and state of every step in the output file.")
-@click.option("-o", "--output", type=FILE, help="Write the result (outputs, message counts) to this file.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of random input encodings.")
+@click.option("-o", "--output", type=OUTPUT_FILE, help="Write the result (outputs, message counts) to this file.")
+@click.option("--seed", type=SEEDS, help="Of random input encodings.")
 @OUTPUT
 def run_command(
     file: Path,
@@ -143,9 +147,12 @@ def prove(graph: Graph, images: Images, batch: int, quiet: bool) -> list[Verific
     whole: dict[str, list[Verification]] = {"torch": [], "lava": []}
     for start in range(0, len(images), batch):
         part = images.take(np.arange(start, min(start + batch, len(images))))
-        mine = execute("exact", graph, part, settle, batch, True, True)
+        mine = execute("exact", graph, part, settle, batch, True, True, start)
         for other in whole:
-            whole[other].append(compare(graph, mine, execute(other, graph, part, settle, batch, True, True)))
+            found = compare(graph, mine, execute(other, graph, part, settle, batch, True, True, start))
+            if found.first is not None:
+                found = replace(found, first=replace(found.first, sample=start + found.first.sample))
+            whole[other].append(found)
         note(quiet, f"verify: {start + len(part)} of {len(images)} samples compared")
     return [_merged(parts) for parts in whole.values()]
 
@@ -180,7 +187,7 @@ def proof_json(proofs: list[Verification]) -> dict[str, Any]:
 @click.option("--samples", type=click.IntRange(min=1), default=50, show_default=True, help="Use the first N samples.")
 @PRECISION
 @click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Samples for each start of Lava.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of random input encodings.")
+@click.option("--seed", type=SEEDS, help="Of random input encodings.")
 @OUTPUT
 def verify_command(
     file: Path,
@@ -225,7 +232,7 @@ def verify_command(
 @BACKEND
 @PRECISION
 @BATCH
-@click.option("--seed", type=click.IntRange(min=0), help="Of random input encodings.")
+@click.option("--seed", type=SEEDS, help="Of random input encodings.")
 @OUTPUT
 def bits_command(
     file: Path,

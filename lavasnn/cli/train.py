@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,7 +17,7 @@ import click
 
 from lavasnn import config as configs
 from lavasnn import data
-from lavasnn.cli.common import FILE, OUTPUT, machine, note, open_network, show
+from lavasnn.cli.common import FILE, OUTPUT, OUTPUT_FILE, SEEDS, machine, note, open_network, show
 from lavasnn.cli.deploy import build
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.argument("config", type=FILE)
-@click.option("-o", "--output", type=FILE, help="Model file; default runs/NAME-METHOD-sSEED.safetensors.")
-@click.option("--seed", type=click.IntRange(min=0), help="Instead of the configuration's first seed.")
+@click.option("-o", "--output", type=OUTPUT_FILE, help="Model file; default runs/NAME-METHOD-sSEED.safetensors.")
+@click.option("--seed", type=SEEDS, help="Instead of the configuration's first seed.")
 @click.option(
     "--method", type=click.Choice(["diffpc", "backprop", "predictive-coding"]), help="Instead of the configuration's."
 )
@@ -38,7 +40,9 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint beside the output, if there is one.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache.")
 @click.option("--download", is_flag=True, help="Fetch missing image files (with checksum).")
-@click.option("--summary", type=FILE, help="Train all seeds of the configuration and its baseline, and write what came out.")
+@click.option(
+    "--summary", type=OUTPUT_FILE, help="Train all seeds of the configuration and its baseline, and write what came out."
+)
 @OUTPUT
 def train_command(
     config: Path,
@@ -61,8 +65,10 @@ def train_command(
     run = configs.load(config)
     run = run if method is None else run.with_training(method=method)
     run = run if epochs is None else run.with_training(epochs=epochs)
+    _check_device(device)
     train, validation, test = load_splits(run, data_dir, download)
     if summary is not None:
+        _check_writable(summary)
         values = summarise(run, config, train, validation, test, device, quiet)
         write_text(summary, json.dumps(values, indent=1) + "\n")
         show(as_json, values, lambda: click.echo(json.dumps(values["results"], indent=1)))
@@ -89,6 +95,33 @@ def train_command(
         click.echo(f"{path}: {100 * accuracy:.2f} % of {len(test):,} test images, {seconds:.1f} s{bits}")
 
     show(as_json, values, lines)
+
+
+def _check_device(name: str) -> None:
+    """Refuse devices that are not here before anything is read.
+
+    Raises:
+        InputError: An unknown kind of device, or one that torch does not find.
+    """
+    import torch
+
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
+        raise InputError(f"--device is {name!r}, allowed are cpu, cuda, cuda:N and mps")
+    if name.startswith("cuda"):
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(name.partition(":")[2] or 0) >= found:
+            raise InputError(f"--device is {name!r}, torch finds {found} CUDA devices here; cpu always works")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device is 'mps', torch finds no such device here; cpu always works")
+
+
+def _check_writable(path: Path) -> None:
+    """Show an unwritable folder before hours of training, not after."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def load_splits(run: RunConfig, data_dir: Path | None, download: bool) -> tuple[Images, Images | None, Images]:
@@ -135,8 +168,8 @@ def train_one(
     try:
         trainer.run(report, checkpoint=checkpoint)
     except KeyboardInterrupt:
-        note(False, f"stopped after {time.monotonic() - started:.0f} s; --resume goes on from {checkpoint}")
-        raise
+        spent = time.monotonic() - started
+        raise KeyboardInterrupt(f"interrupted after {spent:.0f} s; --resume goes on from {checkpoint}") from None
     trainer.save_model(path)
     checkpoint.unlink(missing_ok=True)
     return trainer, sum(e.seconds for e in trainer.progress.history)

@@ -132,7 +132,7 @@ def compare(graph: Graph, one: RunResult, other: RunResult) -> Verification:
     for key in sorted(recorded[0]):
         _count(tally, key, order, one.traces[key], other.traces[key], upto)
     _count_outputs(tally, one, other, upto)
-    first = None if tally.first is None else _difference(graph, tally.first[1], tally.first[2], one, other)
+    first = None if tally.first is None else _difference(tally.first[1], tally.first[2], one, other)
     names = tuple(p.name for p in graph.populations if any(key.rsplit(".", 1)[0] == p.name for key in recorded[0]))
     return Verification(
         (one.backend, other.backend), one.samples, one.steps, names, tally.compared, tally.mismatches, first, ties
@@ -196,34 +196,31 @@ def _count_outputs(tally: _Tally, one: RunResult, other: RunResult, upto: NDArra
     tally.mismatches += int(wrong.sum())
 
 
-def _difference(graph: Graph, key: str, place: tuple[int, ...], one: RunResult, other: RunResult) -> Difference:
+def _difference(key: str, place: tuple[int, ...], one: RunResult, other: RunResult) -> Difference:
     name, variable = key.rsplit(".", 1)
     sample, step, neuron = place
     values = {r.backend: float(r.traces[key][place]) for r in (one, other)}
-    return Difference(name, variable, sample, step, neuron, values, _cause(graph, name, place, one, other))
+    return Difference(name, variable, sample, step, neuron, values, _cause(name, place, one, other))
 
 
-def _cause(graph: Graph, name: str, place: tuple[int, ...], one: RunResult, other: RunResult) -> str:
-    """The likeliest reason: looks at what arrived, at the size of the values, and one step to either side."""
+def _cause(name: str, place: tuple[int, ...], one: RunResult, other: RunResult) -> str:
+    """The likeliest reason for a first difference (what arrived was equal): the size of the values, and the steps around."""
     sample, step, _ = place
-    for p in graph.arriving(name):
-        key = f"{p.source}.{p.carries}"
-        if key in one.traces and step and (one.traces[key][sample, step - 1] != other.traces[key][sample, step - 1]).any():
-            return f"different messages arrived from {p.source!r}"
     mine = {k: v for k, v in one.traces.items() if k.rsplit(".", 1)[0] == name and not k.endswith(".margin")}
     if any(abs(float(r.traces[k][place])) >= STATE_MAX for k in mine for r in (one, other)):
         return "saturation: a value at the end of its register"
     for shift in (-1, 1):
-        if 0 < step < one.steps - 1 and all(
-            np.array_equal(one.traces[k][sample, step], other.traces[k][sample, step + shift])
-            and np.array_equal(one.traces[k][sample, step - shift], other.traces[k][sample, step])
-            for k in mine
+        pairs = [(step - shift, step)] + ([(step, step + shift)] if step or shift > 0 else [])  # steps of one and of other
+        if all(0 <= t < one.steps for pair in pairs for t in pair) and all(
+            np.array_equal(one.traces[k][sample, a], other.traces[k][sample, b]) for k in mine for a, b in pairs
         ):
             return f"ordering: {other.backend} is {abs(shift)} step {'behind' if shift > 0 else 'ahead'}"
-    gap = max(abs(float(one.traces[k][place]) - float(other.traces[k][place])) for k in mine)
-    if gap <= 2:
+    states = [k for k in mine if not k.rsplit(".", 1)[1].startswith("s")]
+    if not states:
+        return "a state that is not recorded"
+    gap = max(abs(float(one.traces[k][place]) - float(other.traces[k][place])) for k in states)
+    if gap == 0:
+        return "threshold or an input that is not recorded: the recorded states agree"
+    if gap <= (2 if one.precision == "fixed" else 1e-6):
         return "rounding: the values differ in the last bits"
-    state = [k for k in mine if not k.rsplit(".", 1)[1].startswith("s")]
-    return (
-        "decay or accumulation: states differ although the same messages arrived" if state else "a state that is not recorded"
-    )
+    return "decay or accumulation: states differ although the same messages arrived"

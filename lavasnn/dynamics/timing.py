@@ -69,8 +69,9 @@ class Timing:
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise InputError(f"timing: {name} is {value!r}, allowed are whole numbers {low}..{high}")
         for name in ("final", "gamma"):
-            if not 0.0 < getattr(self, name) <= 1.0:
-                raise InputError(f"timing: {name} is {getattr(self, name)!r}, allowed is more than 0 up to 1")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0.0 < value <= 1.0:
+                raise InputError(f"timing: {name} is {value!r}, allowed is more than 0 up to 1")
         choices = {
             "schedule": ("cyclic", "cyclic-decay", "constant"),
             "decay": ("linear", "binary"),

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavasnn.config import TrainingSection
-from lavasnn.dynamics.diffpc import DiffPC as Parameters
 from lavasnn.nn.diffpc import DiffPCNet, Settled, collapsed, literal
 
 
@@ -66,7 +65,7 @@ def _local_update(layer: torch.nn.Linear, error: Tensor, pre: Tensor, samples: i
 def stepwise(net: DiffPCNet, x: Tensor, target: Tensor, alive: Sequence[Tensor | None], scale: Sequence[float]) -> Settled:
     """The same as `lavasnn.nn.diffpc.collapsed` by the step loop, for every timing."""
     weights = [layer.weight * s for layer, s in zip(net.linears, scale, strict=True)]
-    started, ended, messages, _ = literal(populations(net), weights, x, target, alive=alive)
+    started, ended, messages, _ = literal(net.populations, weights, x, target, alive=alive)
     activity = [s.x_A for s in (started if net.timing.update_activity == "initial" else ended)]
     L = len(weights)
     return Settled(
@@ -76,16 +75,6 @@ def stepwise(net: DiffPCNet, x: Tensor, target: Tensor, alive: Sequence[Tensor |
         error_spikes=[int(messages[f"{l}.s_e"].sum()) for l in range(1, L + 1)],
         peak=[s.x_T.amax() for s in started[1:L]],
     )
-
-
-def populations(net: DiffPCNet) -> list[Parameters]:
-    """Parameters of layers 0..L."""
-    L = len(net.linears)
-    hidden = [
-        Parameters("output" if l == L else "hidden", l, net.timing, layer.bias.detach())
-        for l, layer in enumerate(net.linears, start=1)
-    ]
-    return [Parameters("input", 0, net.timing), *hidden]
 
 
 def backprop(net: DiffPCNet, batch: Batch, options: TrainingSection) -> Seen:

@@ -25,8 +25,8 @@ from lavasnn.data import Images
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import read_tensors, write_tensors
-from lavasnn.learning.rules import RULES, Batch, populations
-from lavasnn.nn.diffpc import DiffPCNet, collapsed, literal
+from lavasnn.learning.rules import RULES, Batch
+from lavasnn.nn.diffpc import DiffPCNet
 
 
 @dataclass(frozen=True)
@@ -328,9 +328,7 @@ def outputs(net: DiffPCNet, x: Tensor, config: RunConfig) -> Tensor:
         for l, layer in enumerate(net.linears):
             x = layer(torch.relu(x) if l else x)
         return x
-    if config.training.form == "collapsed":
-        return collapsed(net, x).output
-    return literal(populations(net), [layer.weight for layer in net.linears], x)[1][-1].x_F
+    return net(x)
 
 
 def arrays(net: DiffPCNet) -> dict[str, NDArray[Any]]:

@@ -15,13 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from lavasnn.dynamics.diffpc import DiffPC as Parameters
-from lavasnn.dynamics.diffpc import DiffPCInt, Role, State, collapse, collapse_kernel, step
+from lavasnn.dynamics.diffpc import DiffPCInt, Role, State, collapse, collapse_kernel, step, track
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import InputError
 
 
 class DiffPC(nn.Module):
-    """A DiffPC population as a layer: what its activity comes to at the end of the first phase.
+    """A DiffPC population as a layer: what its activity comes to at the end of the first phase, for a target that stays.
+
+    In a network that holds for activities below 2**(m + 1), which one cycle announces; `DiffPCNet` is exact beyond that too.
 
     Args:
         role: "input", "hidden" or "output"; an output passes its prediction x_F through.
@@ -72,10 +74,25 @@ class DiffPCNet(nn.Sequential):
         self.sizes = tuple(sizes)
         self.timing = timing
 
+    def forward(self, x: Tensor) -> Tensor:
+        """x_F of the output at the end of the first phase for input targets x, shape (sample, class)."""
+        if obstacle(self.timing) is None:
+            return collapsed(self, x).output
+        return literal(self.populations, [layer.weight for layer in self.linears], x)[1][-1].x_F
+
     @property
     def linears(self) -> list[nn.Linear]:
         """Weight layers from input to output."""
         return [m for m in self if isinstance(m, nn.Linear)]
+
+    @property
+    def populations(self) -> list[Parameters]:
+        """Parameters of layers 0..L."""
+        last = len(self.sizes) - 1
+        found = [Parameters("input", 0, self.timing)]
+        for l, layer in enumerate(self.linears, start=1):
+            found.append(Parameters("output" if l == last else "hidden", l, self.timing, layer.bias.detach()))
+        return found
 
 
 def check_depth(timing: Timing, layers: int) -> None:
@@ -92,12 +109,15 @@ def check_depth(timing: Timing, layers: int) -> None:
 
 def announce(x: Tensor, timing: Timing) -> Tensor:
     """x_A after the first phase for a target that stays at x, starting from 0; shape (sample, neuron)."""
-    _check_collapsible(timing)
     actual = torch.zeros_like(x)
-    for _ in range(timing.init_cycles):
-        actual, _, behind = _cycle(timing, x, actual, "activity")
-        if not behind:
-            break
+    if obstacle(timing) is None:
+        for cycle in range(timing.init_cycles):
+            actual, _, behind = _cycle(timing, x, actual, "activity", cycle)
+            if not behind and timing.schedule == "cyclic":
+                break
+        return actual
+    for theta in timing.thresholds("activity")[: timing.init_steps].tolist():
+        _, actual = track(x, actual, theta, timing.comparator, timing.gate)
     return actual
 
 
@@ -122,13 +142,15 @@ class Settled:
     peak: list[Tensor] = field(default_factory=list)
 
 
-def _check_collapsible(timing: Timing) -> None:
+def obstacle(timing: Timing) -> str | None:
+    """Why a cycle of this timing cannot be computed at once, or None if it can."""
     if timing.gate != ">=":
-        raise InputError("timing: the collapsed form needs gate '>='; with '>' use form 'literal'")
+        return "timing: the collapsed form needs gate '>='; with '>' use form 'literal'"
     if timing.targets != "latched":
-        raise InputError("timing: the collapsed form needs latched targets; with live ones use form 'literal'")
+        return "timing: the collapsed form needs latched targets; with live ones use form 'literal'"
     if timing.schedule == "cyclic-decay" and timing.decay == "linear":
-        raise InputError("timing: thresholds decay within a cycle (decay 'linear'); use decay 'binary' or form 'literal'")
+        return "timing: thresholds decay within a cycle (decay 'linear'); use decay 'binary' or form 'literal'"
+    return None
 
 
 def _levels(timing: Timing) -> int:
@@ -190,9 +212,13 @@ def collapsed(
 
     Returns:
         See `Settled`; without `target` no errors.
+
+    Raises:
+        InputError: A timing whose cycles cannot be computed at once; see `obstacle`.
     """
     timing = net.timing
-    _check_collapsible(timing)
+    if (reason := obstacle(timing)) is not None:
+        raise InputError(reason)
     weights = [layer.weight for layer in net.linears]
     L = len(weights)
     gains = list(scale) or [1.0] * L

@@ -55,24 +55,25 @@ def gradients(net: DiffPCNet) -> list[NDArray[np.float64]]:
 @pytest.mark.parametrize("update_activity", ["initial", "settled"])
 @pytest.mark.parametrize("dropout", [False, True])
 def test_diffpc_gradient_is_the_local_product(plain: SimpleNamespace, form: Any, update_activity: Any, dropout: bool) -> None:
-    timing = replace(SMALL, update_activity=update_activity)
-    net, batch = dyadic((5, 4, 3), timing, 7, 6, dropout)
+    # With two hidden layers the second one's prediction moves while it settles, dropped neurons' too.
+    timing = replace(SMALL, init_cycles=3, settle_cycles=4, update_activity=update_activity)
+    net, batch = dyadic((5, 4, 4, 3), timing, 7, 6, dropout)
     seen = diffpc(net, batch, TrainingSection(form=form))
     weights = [(layer.weight * s).tolist() for layer, s in zip(net.linears, batch.scale, strict=True)]
     biases = [layer.bias.tolist() for layer in net.linears]
     grads = [[[0.0] * len(row) for row in w] for w in weights]
     bias_grads = [[0.0] * len(b) for b in biases]
-    spikes = [0, 0]
+    spikes = [0, 0, 0]
     for i in range(len(batch.x)):
         alive = [None if a is None else a[i].tolist() for a in batch.alive]
         records = plain.network(timing, weights, biases, batch.x[i].tolist(), batch.target[i].tolist(), alive=alive)
         at = records[timing.init_steps - 1] if update_activity == "initial" else records[-1]
         assert seen.output[i].tolist() == [s.x_F for s in records[timing.init_steps].states[-1]]
-        for l in (1, 2):
+        for l in (1, 2, 3):
             spikes[l - 1] += sum(abs(s) for record in records for s in record.s_e[l])
             for j, post in enumerate(records[-1].states[l]):
                 error = post.e_T
-                if l < 2 and (mask := alive[l]) is not None:
+                if l < 3 and (mask := alive[l]) is not None:
                     error *= mask[j]
                 bias_grads[l - 1][j] -= error / 6
                 for k, pre in enumerate(at.states[l - 1]):
@@ -338,6 +339,25 @@ def test_dropout_keeps_its_share_and_scales_it_back(digits: Images, rate: float)
     assert float(below.mean()) == pytest.approx(0.5, abs=0.015)
     assert list(batch.scale) == [2.0, 1 / (1 - rate)]
     assert torch.equal(batch.x, torch.from_numpy(digits.pixels / 4.0).float())  # 16 levels: the largest becomes 4
+
+
+def test_every_batch_of_every_epoch_and_seed_draws_anew(digits: Images) -> None:
+    first, second = (Trainer(config(dropout=0.5, shift=2, flip=True), digits, seed=seed) for seed in (1, 2))
+    index = torch.arange(8)
+    drawn = [
+        first._prepare(index, 0, 0),
+        first._prepare(index, 0, 1),
+        first._prepare(index, 1, 0),
+        second._prepare(index, 0, 0),
+    ]
+    for i, one in enumerate(drawn):
+        for other in drawn[:i]:
+            assert not torch.equal(one.x, other.x)
+            assert one.alive[1] is not None
+            assert other.alive[1] is not None
+            assert not torch.equal(one.alive[1], other.alive[1])
+    again = first._prepare(index, 1, 0)
+    assert torch.equal(again.x, drawn[2].x)
 
 
 @pytest.mark.parametrize("device", ["gpu", "tpu:0", "cpu:x"])

@@ -30,6 +30,8 @@ GRID: dict[SignMode, tuple[int, int, int]] = {
     "inhibitory": (-255, 0, 1),
 }
 LARGEST_SHIFT = 20
+HEADROOM = 1
+"""Bits that states have left on the calibration samples, if it can be had."""
 SMALLEST_UNIT = 2.0**-1000
 """Of a LIF population's weights: keeps quotients finite."""
 
@@ -156,10 +158,11 @@ def _diffpc(state: State, timing: Timing) -> State:
     peaks = exact.run(rounded, state.pixels, state.labels, settle=timing.settle_cycles > 0).meta["peaks"]
     peak = max(peaks.values())
     highest = max(int(timing.exponents(k).max()) for k in ("activity", "error"))
-    room = min(int(np.floor(np.log2(STATE_MAX / max(peak, 2.0**-20)))), 22 - highest)
+    fits = min(int(np.floor(np.log2(STATE_MAX / max(peak, 2.0**-20)))), 22 - highest)
     shifts = min(fraction[owner(p)] - lowest[p.carries] for p in graph.projections) + state.target.weight_exponent_high.value
     least = max(-lowest["s_A"], -lowest["s_e"])
-    point = min(lossless, room, max(shifts, least))
+    # Samples not seen here may reach further: leave them a bit, unless the smallest threshold needs it.
+    point = min(lossless, fits, max(fits - HEADROOM, least), max(shifts, least))
     if point < least:
         name = max(peaks, key=lambda key: peaks[key])
         raise RangeError(

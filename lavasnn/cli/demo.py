@@ -46,7 +46,7 @@ def demo_command(method: str, out: Path, seed: int, as_json: bool, quiet: bool) 
         run = configs.load(path)
     learning, validation = data.validation_split(train, len(train) // 10, seed=0)
     model = out / f"{method}.safetensors"
-    trainer, _ = train_one(run, learning, validation, seed, "cpu", model, False, True)
+    trainer, _ = train_one(run, learning, validation, seed, "cpu", model, "replace", True)
     note(quiet, "2/5 compiling for Loihi 2: 8-bit weights, 24-bit states, cores")
     network = open_network(model)
     program = build(network, train, 256, "loihi2", model.name)

@@ -8,10 +8,9 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -21,11 +20,13 @@ from lavasnn.cli.common import FILE, OUTPUT, OUTPUT_FILE, SEEDS, machine, note, 
 from lavasnn.cli.deploy import build
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
-from lavasnn.errors import InputError
+from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import write_text
 
 if TYPE_CHECKING:
     from lavasnn.learning.trainer import EpochReport, Trainer
+
+Unfinished = Literal["refuse", "resume", "replace"]
 
 
 @click.command("train")
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint beside the output, if there is one.")
+@click.option("--resume", "unfinished", flag_value="resume", help="Go on with an unfinished run, if there is one.")
+@click.option("--restart", "unfinished", flag_value="replace", help="Throw an unfinished run away.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache.")
 @click.option("--download", is_flag=True, help="Fetch missing image files (with checksum).")
 @click.option(
@@ -51,7 +53,7 @@ def train_command(
     method: str | None,
     epochs: int | None,
     device: str,
-    resume: bool,
+    unfinished: Unfinished | None,
     data_dir: Path | None,
     download: bool,
     summary: Path | None,
@@ -68,14 +70,18 @@ def train_command(
     _check_device(device)
     train, validation, test = load_splits(run, data_dir, download)
     if summary is not None:
+        if output is not None or seed is not None or unfinished is not None:
+            raise InputError("--summary trains every seed and resumes by itself: no --output, --seed, --resume or --restart")
         _check_writable(summary)
-        values = summarise(run, config, train, validation, test, device, quiet)
+        changes = {"method": method, "epochs": epochs, "device": None if device == "cpu" else device}
+        command = " ".join(["lavasnn train", config.name, *(f"--{k} {v}" for k, v in changes.items() if v), "--summary FILE"])
+        values = {"command": command} | summarise(run, train, validation, test, device, quiet)
         write_text(summary, json.dumps(values, indent=1) + "\n")
         show(as_json, values, lambda: click.echo(json.dumps(values["results"], indent=1)))
         return
     used = run.seeds[0] if seed is None else seed
     path = output or Path("runs") / f"{run.name}-{run.training.method}-s{used}.safetensors"
-    trainer, seconds = train_one(run, train, validation, used, device, path, resume, quiet)
+    trainer, seconds = train_one(run, train, validation, used, device, path, unfinished or "refuse", quiet)
     network = open_network(path)
     accuracy = trainer.evaluate(test)
     values: dict[str, Any] = {
@@ -145,28 +151,50 @@ def train_one(
     seed: int,
     device: str,
     path: Path,
-    resume: bool,
+    unfinished: Unfinished,
     quiet: bool,
-    on_epoch: Callable[[EpochReport], None] | None = None,
 ) -> tuple[Trainer, float]:
-    """Train one network and write its model file; returns the trainer and the seconds it took in all its sessions."""
+    """Train one network and write its model file.
+
+    Args:
+        run: What to do.
+        train: Images to learn from.
+        validation: Images to report on after every epoch, or None.
+        seed: Of everything random.
+        device: Where.
+        path: Model file; its checkpoint lies beside it.
+        unfinished: What to do with the checkpoint of an unfinished run (or, with "resume", with a finished model).
+        quiet: No progress on stderr.
+
+    Returns:
+        The trainer and the seconds of training in all its sessions.
+
+    Raises:
+        InputError: There is an unfinished run and `unfinished` is "refuse", or it belongs to another configuration.
+    """
     from lavasnn.learning.trainer import Trainer
 
     trainer = Trainer(run, train, validation, seed, device)
     checkpoint = path.with_suffix(".checkpoint.safetensors")
-    if resume and checkpoint.is_file():
+    if unfinished == "resume" and path.is_file() and trainer.adopt(path):
+        note(quiet, f"{path} is finished already")
+        return trainer, sum(e.seconds for e in trainer.progress.history)
+    if unfinished != "replace" and checkpoint.is_file():
+        if unfinished == "refuse":
+            raise InputError(f"{checkpoint} belongs to an unfinished run: --resume goes on, --restart starts anew")
         trainer.resume(checkpoint)
         note(quiet, f"resumed {checkpoint} in epoch {trainer.progress.epoch + 1}")
     started = time.monotonic()
 
     def report(epoch: EpochReport) -> None:
         note(quiet, _epoch_line(epoch, run))
-        if on_epoch is not None:
-            on_epoch(epoch)
 
     trainer.save_checkpoint(checkpoint)  # an unwritable place shows now, not after an hour
     try:
         trainer.run(report, checkpoint=checkpoint)
+    except LavasnnError:
+        checkpoint.unlink(missing_ok=True)
+        raise
     except KeyboardInterrupt:
         spent = time.monotonic() - started
         raise KeyboardInterrupt(f"interrupted after {spent:.0f} s; --resume goes on from {checkpoint}") from None
@@ -184,7 +212,7 @@ def _epoch_line(epoch: EpochReport, run: RunConfig) -> str:
 
 
 def summarise(
-    run: RunConfig, config: Path, train: Images, validation: Images | None, test: Images, device: str, quiet: bool
+    run: RunConfig, train: Images, validation: Images | None, test: Images, device: str, quiet: bool
 ) -> dict[str, Any]:
     """Train every seed with the configuration's method and with its baseline; measure float, integers and messages."""
     results: dict[str, Any] = {}
@@ -197,10 +225,8 @@ def summarise(
             "deviation": {key: round(statistics.stdev(v), 6) for key, v in numbers.items()} if len(rows) > 1 else None,
             "seeds": rows,
         }
-    command = f"lavasnn train sim_runs/{config.name} --summary sim_runs/summaries/{config.stem}.json"
     return {
         "config": json.loads(json.dumps(run.model_dump(exclude={"timing"}))) | {"timing": asdict(run.timing)},
-        "command": command,
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": machine(),
         "device": device,
@@ -217,7 +243,7 @@ def _measure(
 
     path = Path("runs") / f"{run.name}-{run.training.method}-s{seed}.safetensors"
     note(quiet, f"{run.name}, {run.training.method}, seed {seed}")
-    trainer, seconds = train_one(run, train, validation, seed, device, path, True, quiet)
+    trainer, seconds = train_one(run, train, validation, seed, device, path, "resume", quiet)
     row: dict[str, Any] = {"seed": seed, "test_float": trainer.evaluate(test), "seconds": round(seconds, 1)}
     row["accuracy_by_epoch"] = [
         round(e.train_accuracy if e.validation_accuracy is None else e.validation_accuracy, 5) for e in trainer.progress.history

@@ -250,6 +250,15 @@ class Trainer:
         progress["history"] = [EpochReport(**entry) for entry in progress["history"]]
         self.progress = Progress(**progress)
 
+    def adopt(self, path: Path) -> bool:
+        """Take over a finished model if it is of this very configuration and seed; tells whether it is."""
+        model = load_model(path)
+        if dump(model.config) != dump(self.config) or model.seed != self.seed or model.net.sizes != self.net.sizes:
+            return False
+        load_arrays(self.net, arrays(model.net))
+        self.progress = Progress(epoch=len(model.history), history=model.history)
+        return True
+
     def save_model(self, path: Path) -> None:
         """Write the network to a file of kind "model"."""
         save_model(path, self.net, self.config, self.encoding, [asdict(r) for r in self.progress.history], self.seed)

@@ -35,8 +35,9 @@ class DiffPC(nn.Module):
         self.role: Role = role
         self.timing = timing or Timing()
 
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Announced activity x_A for a target x, shape (sample, neuron); x itself for an output."""
+        """Announced activity x_A for a target x, shape (sample, neuron); x itself for an output; carries no gradient."""
         return x if self.role == "output" else announce(x, self.timing)
 
     def extra_repr(self) -> str:
@@ -74,11 +75,12 @@ class DiffPCNet(nn.Sequential):
         self.sizes = tuple(sizes)
         self.timing = timing
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x_F of the output at the end of the first phase for input targets x, shape (sample, class)."""
+    @torch.no_grad()
+    def forward(self, input: Tensor) -> Tensor:
+        """x_F of the output at the end of the first phase for input targets, shape (sample, class); carries no gradient."""
         if obstacle(self.timing) is None:
-            return collapsed(self, x).output
-        return literal(self.populations, [layer.weight for layer in self.linears], x)[1][-1].x_F
+            return collapsed(self, input).output
+        return literal(self.populations, [layer.weight for layer in self.linears], input)[1][-1].x_F
 
     @property
     def linears(self) -> list[nn.Linear]:

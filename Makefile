@@ -57,5 +57,5 @@ lint: .venv/.lint  ## ruff, pyright (strict) and import rules
 docs: .venv/.docs  ## The documentation as a web site in site/
 	@$(BIN)/mkdocs build --strict --quiet
 
-clean:  ## Remove what the targets made
-	@rm -rf .venv site bench.json runs
+clean:  ## Remove .venv and what is built; trained models in runs/ stay
+	@rm -rf .venv site bench.json

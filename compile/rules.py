@@ -41,7 +41,7 @@ def powers_of_two(graph: Graph, target: Target) -> Iterator[str]:
     timing = graph.timing
     if timing is None:
         return
-    for check in (lambda: timing.exponents("activity"), lambda: timing.gamma_shift):
+    for check in (lambda: timing.exponents("activity"), lambda: timing.exponents("error"), lambda: timing.gamma_shift):
         try:
             check()
         except InputError as error:
@@ -89,12 +89,17 @@ def feed_forward(graph: Graph, target: Target) -> Iterator[str]:
 
 
 def weights_on_grid(graph: Graph, target: Target) -> Iterator[str]:
-    """Integer weights lie on the grid of their sign mode (lava-nc 0.10.0, utils/weightutils.py)."""
+    """Integer weights lie on the grid of their sign mode, of as many bits as the target has.
+
+    Source: lava-nc 0.10.0, utils/weightutils.py, clip_weights and truncate_weights.
+    """
+    top = 2**target.weight_bits.value
+    grids = {"mixed": (-top, top - 2, 2), "excitatory": (0, top - 1, 1), "inhibitory": (1 - top, 0, 1)}
     for p in graph.projections:
         s = p.synapses
         if not isinstance(s, DenseInt):
             continue
-        low, high, step = {"mixed": (-256, 254, 2), "excitatory": (0, 255, 1), "inhibitory": (-255, 0, 1)}[s.sign_mode]
+        low, high, step = grids[s.sign_mode]
         off = int(((s.weight < low) | (s.weight > high) | (s.weight % step != 0)).sum())
         if off:
             yield f"projection {p.name!r}: {off} of {s.weight.size} weights are off the {s.sign_mode} grid {low}..{high}:{step}"
@@ -109,7 +114,7 @@ def exponents_in_range(graph: Graph, target: Target) -> Iterator[str]:
 
 
 def registers(graph: Graph, target: Target) -> Iterator[str]:
-    """LIF thresholds and biases fit the target's registers (a target may be narrower than Lava's own)."""
+    """Thresholds and biases fit the target's registers, which may be narrower than Lava's own."""
     for population in graph.populations:
         d = population.dynamics
         if isinstance(d, LifInt):
@@ -120,8 +125,21 @@ def registers(graph: Graph, target: Target) -> Iterator[str]:
                 yield f"population {population.name!r}: bias mantissa {most}, allowed {2 ** (target.bias_bits.value - 1)}"
 
 
+def states(graph: Graph, target: Target) -> Iterator[str]:
+    """DiffPC thresholds fit the target's states."""
+    for population in graph.populations:
+        d = population.dynamics
+        if isinstance(d, DiffPCInt):
+            highest = max(int(d.timing.exponents(k).max()) for k in ("activity", "error")) + d.point
+            if highest >= target.state_bits.value - 1:
+                yield (
+                    f"population {population.name!r}: a threshold of 2**{highest}, signed {target.state_bits.value}-bit "
+                    f"states allow up to 2**{target.state_bits.value - 2}"
+                )
+
+
 BEFORE: tuple[Rule, ...] = (one_timing, timing_fits_depth, powers_of_two, input_first, one_arithmetic, feed_forward)
-AFTER: tuple[Rule, ...] = (*BEFORE, weights_on_grid, exponents_in_range, registers)
+AFTER: tuple[Rule, ...] = (*BEFORE, weights_on_grid, exponents_in_range, registers, states)
 
 
 def check(graph: Graph, target: Target, rules: Iterable[Rule]) -> None:

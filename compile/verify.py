@@ -103,7 +103,7 @@ def compare(graph: Graph, one: RunResult, other: RunResult) -> Verification:
     """Compare all traces of two runs.
 
     Integers have to be equal. Float64 states have to agree within 1e-9 and messages exactly, for each sample up to the
-    first step with a |d| within 1e-9 of its threshold (there the order of additions decides).
+    first step with a |d| (LIF: a v) within 1e-9 of its threshold; there the order of additions decides.
 
     Args:
         graph: The network both ran.
@@ -143,7 +143,7 @@ def _comparable(graph: Graph, run: RunResult) -> tuple[NDArray[np.int64], int]:
     """For each sample the steps to compare, and the number of steps with a comparison too close to call."""
     steps = next(iter(run.traces.values())).shape[1]
     upto = np.full(run.samples, steps)
-    if run.precision != "float" or graph.timing is None or dyadic(graph):
+    if run.precision != "float" or dyadic(graph):
         return upto, 0
     close = np.zeros((run.samples, steps), bool)
     for key, margin in run.traces.items():

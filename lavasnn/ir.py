@@ -183,6 +183,19 @@ class Graph:
             isinstance(p.synapses, Dense) for p in self.projections
         )
 
+    @property
+    def offsets(self) -> dict[str, int]:
+        """Steps after the input's at which each population's window opens: one per synapse on the way.
+
+        So a feed-forward window never meets what is still in flight. DiffPC populations open together: in their first step
+        they discard what arrives.
+        """
+        opens = {self.source.name: 0}
+        for p in self.populations[1:]:
+            before = [opens[q.source] for q in self.arriving(p.name) if q.source in opens]
+            opens[p.name] = 0 if self.timing is not None else max(before) + 1
+        return opens
+
     def phases(self, settle: bool) -> tuple[Phase, ...]:
         """Phases of a sample's window; `settle` asks for the second phase of DiffPC too."""
         timing = self.timing

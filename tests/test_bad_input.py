@@ -227,7 +227,7 @@ def test_layers_of_no_neurons(tmp_path: Path) -> None:
         ("--precision half", "'--precision': 'half' is not one of 'fixed', 'float'"),
         ("--seed -1", "'--seed': -1 is not in the range"),
         ("--seed 9223372036854775808", "'--seed': 9223372036854775808 is not in the range"),
-        ("--data cifar", "data set 'cifar' is unknown, allowed are digits:train, digits:test, mnist:train"),
+        ("--data cifar", "data set 'cifar(:test)?' is unknown, allowed are digits:train, digits:test, mnist:train"),
         ("--data digits:", "data set 'digits:' is unknown"),
         ("--data digits:validation", "data set 'digits:validation' is unknown"),
         ("--data mnist", "mnist:test: 2 of 2 files missing in .*MNIST/raw .*--data-dir or LAVASNN_DATA"),
@@ -257,6 +257,8 @@ def test_other_wrong_options(folder: Path, tmp_path: Path) -> None:
         ("--device is 'gpu', allowed are cpu, cuda, cuda:N and mps", "train", folder / "c.toml", "--device", "gpu", *out),
         ("--device is 'meta', allowed are", "train", folder / "c.toml", "--device", "meta", *out),
         ("--device is '', allowed are", "train", folder / "c.toml", "--device", "", *out),
+        ("--traces needs --output FILE", "run", folder / "p", "--traces"),
+        ("--summary trains every seed", "train", folder / "c.toml", "--summary", tmp_path / "s", "--seed", 3),
         ("no data named: use --data digits, mnist or", "run", folder / "lp"),
         ("no data named: use --data digits, mnist or", "compile", folder / "lg", *out),
         ("give either WEIGHTS or --init SEED", "export", *out),
@@ -395,9 +397,13 @@ def test_outputs_that_cannot_be_written(folder: Path, tmp_path: Path) -> None:
         (tmp_path / "pipe").unlink()
 
 
-def test_demo_and_summary_fail_before_they_work(folder: Path, tmp_path: Path) -> None:
-    refused("'--out': Directory .* is a file", "demo", "--out", folder / "c.toml", within=tmp_path)
+@pytest.mark.lava
+def test_demo_fails_before_it_works(folder: Path, tmp_path: Path) -> None:
     refused("cannot write .*Not a directory", "demo", "-q", "--out", folder / "c.toml" / "x", within=tmp_path)
+
+
+def test_summary_fails_before_it_works(folder: Path, tmp_path: Path) -> None:
+    refused("'--out': Directory .* is a file", "demo", "--out", folder / "c.toml", within=tmp_path)
     words = "cannot write .*c.toml/s.json: (File exists|Not a directory)"
     refused(words, "train", folder / "c.toml", "--summary", folder / "c.toml" / "s.json", within=tmp_path)
 

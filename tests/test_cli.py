@@ -1,6 +1,7 @@
 """Every command from end to end: what it prints where, its exit status, the files it leaves."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -20,8 +21,10 @@ from compile.backends import exact
 from compile.program import Program
 from lavasnn import data
 from lavasnn.cli import COMMANDS, main
+from lavasnn.config import load
 from lavasnn.errors import LavaMissing
 from lavasnn.files import read_tensors
+from lavasnn.learning.trainer import Trainer
 from lavasnn.results import RunResult
 
 CONFIG = """name = "tiny"
@@ -194,6 +197,24 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> 
     assert not checkpoint.exists()
     done("train", config, "-o", tmp_path / "whole", "-q")
     assert _weights(tmp_path / "m") == _weights(tmp_path / "whole")
+
+
+def test_an_unfinished_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text(CONFIG.format(epochs=1, batch=128))
+    checkpoint = tmp_path / "m.checkpoint.safetensors"
+    images, aside = data.validation_split(data.load("digits:train"), 100, 0)
+    Trainer(load(config), images, aside).save_checkpoint(checkpoint)
+    before = checkpoint.read_bytes()
+    outcome = lavasnn("train", config, "-o", tmp_path / "m", "-q")
+    assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+    assert str(checkpoint) in outcome.err
+    assert "--resume" in outcome.err
+    assert "--restart" in outcome.err
+    assert checkpoint.read_bytes() == before
+    done("train", config, "-o", tmp_path / "m", "--restart", "-q")
+    assert not checkpoint.exists()
+    assert "finished already" in done("train", config, "-o", tmp_path / "m", "--resume").err
 
 
 def test_resuming_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
@@ -382,11 +403,34 @@ def test_a_difference_ends_with_status_1_and_its_place(folder: Path, stand_in: S
     )
 
 
+class Closed(io.StringIO):
+    """A stdout whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_difference_counts_even_if_no_one_reads_of_it(
+    folder: Path, stand_in: StandIn, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_in.spoil = lambda result, number: replace(result, outputs=result.outputs + 1)
+    with contextlib.redirect_stdout(Closed()), pytest.raises(SystemExit) as stop:
+        main(["verify", str(folder / "p"), "--samples", "2", "-q", *options])
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == "error: exact and lava differ in 20 values, first: outputs\n"
+
+
 def test_doctor_without_lava_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def missing(*_: object, **__: object) -> RunResult:
         raise LavaMissing("Lava is not installed for Python 3.12")
 
     monkeypatch.setattr("compile.backends.lava.run", missing)
+    if importlib.util.find_spec("lava"):
+        outcome = lavasnn("doctor", "--json", "--data-dir", tmp_path)
+        assert (outcome.status, outcome.json["ok"]) == (1, False)
+        assert outcome.err == "error: Lava is installed and does not work: Lava is not installed for Python 3.12\n"
+        monkeypatch.setattr("lavasnn.cli.doctor.version", lambda package: None)
     values = done("doctor", "--json", "--data-dir", tmp_path).json
     assert values["checks"]["lava"] == {"ok": False, "text": "Lava is not installed for Python 3.12"}
     assert values["checks"]["data digits"]["ok"] is True
@@ -468,8 +512,9 @@ def test_closed_and_full_outputs_leave_no_traceback() -> None:
     """A reader that stops early, a stdout that was closed, a full disk."""
     outcome = shell("set -o pipefail; { lavasnn doctor --targets; echo status $? >&2; } | head -n 1; true")
     assert outcome.err == "status 0\n"
-    outcome = shell("{ sleep 0.1; lavasnn doctor --targets; echo status $? >&2; } | true")
-    assert outcome.err == "status 0\n"
+    for command in ("doctor --targets", "doctor --targets --json", "--help"):
+        outcome = shell(f"{{ sleep 0.1; lavasnn {command}; echo status $? >&2; }} | true")
+        assert outcome.err == "status 0\n"
     outcome = shell("lavasnn doctor --targets >&-")
     assert (outcome.status, outcome.err) == (0, "")
     outcome = shell("lavasnn doctor --targets --json >/dev/full")

@@ -300,7 +300,7 @@ def test_foreign_checkpoints_are_refused(digits: Images, tmp_path: Path) -> None
         Trainer(config(), digits, seed=2).resume(path)
     with pytest.raises(InputError, match="a checkpoint of another run, its config differs from this one's"):
         Trainer(config(dropout=0.5), digits, seed=1).resume(path)
-    with pytest.raises(InputError, match="a checkpoint of another run, its n differs from this one's"):
+    with pytest.raises(InputError, match="a checkpoint of another run, its data differs from this one's"):
         Trainer(config(), digits.take(200), seed=1).resume(path)
     trainer.save_model(tmp_path / "model.safetensors")
     with pytest.raises(FileFormatError):

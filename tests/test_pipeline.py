@@ -236,7 +236,8 @@ def test_exponents_count_in_the_lif_input() -> None:
         )
         state = State(whole, LOIHI2, full(1, 64), none(1))
         if exponent == 1:
-            assert Calibrate().apply(state).report["calibrate"]["largest_input"] == {"output": 32_512}
+            found = Calibrate().apply(state).report["calibrate"]
+            assert (found["largest_input"], found["worst_input"]) == ({"output": 32_512}, {"output": 32_512})
         else:
             with pytest.raises(RangeError, match="65,024"):
                 Calibrate().apply(state)

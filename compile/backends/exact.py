@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lavasnn.dynamics import diffpc, lif, lif_kernel
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
+from lavasnn.dynamics.fixedpoint import STATE_MAX
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
 from lavasnn.ir import DenseInt, Graph, Projection, Transposed
@@ -155,17 +156,21 @@ def _diffpc(
         for p in graph.populations:
             parameters = p.dynamics
             assert isinstance(parameters, DiffPC | DiffPCInt)
-            sums = {"a_x": np.zeros((n, p.size), dtype), "a_e": np.zeros((n, p.size), dtype)}
-            if t:
-                for s in synapses[p.name]:
-                    sums[s.projection.into] += s(sent[f"{s.projection.source}.{s.projection.carries}"])
             now = parameters.now(t, settle)
-            state, s_A, s_e = diffpc.step(parameters, now, states.get(p.name), sums["a_x"], sums["a_e"], targets.get(p.name))
-            if graph.integer:
+            sums: dict[str, Array] = {} if t else {"a_x": np.zeros((n, p.size), dtype)}
+            for s in synapses[p.name]:
+                key, into = f"{s.projection.source}.{s.projection.carries}", s.projection.into
+                if t and counts[key][:, t - 1].any():
+                    total = s(sent[key])
+                    sums[into] = sums[into] + total if into in sums else total
+            state, s_A, s_e = diffpc.step(
+                parameters, now, states.get(p.name), sums.get("a_x"), sums.get("a_e"), targets.get(p.name)
+            )
+            _note_peaks(peaks, p.name, states.get(p.name), state)
+            if graph.integer and max(peaks[f"{p.name}.{v}"] for v in diffpc.VARIABLES) > STATE_MAX:
                 diffpc.check_24_bits(state, p.name, t)
             states[p.name] = state
             now_sent[f"{p.name}.s_A"], now_sent[f"{p.name}.s_e"] = s_A, s_e
-            _note_peaks(peaks, p.name, state)
             if trace is not None:
                 trace.note(p.name, t, s_A, s_e, state, now)
         sent = now_sent
@@ -193,11 +198,12 @@ def unheard(graph: Graph) -> tuple[str, ...]:
     return tuple(key for key in keys if key not in carried)
 
 
-def _note_peaks(peaks: dict[str, float], name: str, state: diffpc.State) -> None:
-    for variable in ("x_F", "x_T", "x_A", "e_in", "e_T", "e_A"):
-        value = getattr(state, variable)
-        key = f"{name}.{variable}"
-        peaks[key] = max(peaks.get(key, 0.0), float(value.max()), -float(value.min()))
+def _note_peaks(peaks: dict[str, float], name: str, before: diffpc.State | None, state: diffpc.State) -> None:
+    """Largest magnitude of every state so far; what a step left as it was needs no second look."""
+    for variable in diffpc.VARIABLES:
+        value, key = getattr(state, variable), f"{name}.{variable}"
+        if before is None or value is not getattr(before, variable) or key not in peaks:
+            peaks[key] = max(peaks.get(key, 0.0), float(value.max()), -float(value.min()))
 
 
 @dataclass
@@ -259,6 +265,7 @@ def _lif(
     """Feed-forward LIF, layer by layer over all steps; windows start one step later per layer, so nothing is in flight."""
     steps = graph.steps
     spikes: dict[str, Array] = {graph.source.name: graph.encoding.spikes(pixels, indices, steps)}
+    margins: dict[str, Array] = {}
     for p in graph.populations[1:]:
         (projection,) = graph.arriving(p.name)
         ready = synapse(graph, projection)
@@ -268,7 +275,7 @@ def _lif(
             spikes[p.name] = lif_kernel.run_layer(p.dynamics, rows, arriving, exponent=ready.shift, arrive=0)
         else:
             assert isinstance(p.dynamics, Lif)
-            spikes[p.name] = _float_layer(p.dynamics, ready, arriving)
+            spikes[p.name], margins[f"{p.name}.margin"] = _float_layer(p.dynamics, ready, arriving)
     answer = spikes[graph.output].sum(axis=1, dtype=np.int64)
     return RunResult(
         backend="exact",
@@ -279,17 +286,24 @@ def _lif(
         labels=np.zeros(0, np.int64) if labels is None else labels,
         messages={f"{name}.s": np.count_nonzero(s, axis=2).astype(np.int32) for name, s in spikes.items()},
         unheard=unheard(graph),
-        traces={f"{name}.s": s.astype(np.int8) for name, s in spikes.items()} if record else {},
+        traces={f"{name}.s": s.astype(np.int8) for name, s in spikes.items()} | margins if record else {},
     )
 
 
-def _float_layer(parameters: Lif, ready: Synapse, arriving: Array) -> Array:
+def _float_layer(parameters: Lif, ready: Synapse, arriving: Array) -> tuple[Array, Array]:
+    """Spikes, shape (sample, step, neuron), and how near the nearest v came to the threshold, shape (sample, step, 1)."""
     n, steps, _ = arriving.shape
     out = np.zeros((n, steps, ready.weight.shape[1]), bool)
+    margin = np.zeros((n, steps, 1))
     state = lif.initial(parameters, (n, out.shape[2]))
     for t in range(steps):
-        out[:, t], state = lif.step(parameters, state, ready(arriving[:, t].astype(np.float64)))
-    return out
+
+        def spike(v: Array, vth: float, t: int = t) -> Array:
+            margin[:, t, 0] = np.abs(v - vth).min(axis=1)
+            return v > vth
+
+        out[:, t], state = lif.step(parameters, state, ready(arriving[:, t].astype(np.float64)), spike)
+    return out, margin
 
 
 def lif_input_peaks(graph: Graph, pixels: NDArray[np.uint8]) -> dict[str, int]:

@@ -111,7 +111,7 @@ def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, sampl
                     traces[f"{p.name}.{name}"] = values.astype(np.int8) if name.startswith("s_") else values
         else:
             spikes = np.load(job / f"{p.name}.npy")
-            first = _offsets(graph)[p.name]
+            first = graph.offsets[p.name]
             traces[f"{p.name}.s"] = spikes[first : first + samples * window].reshape(samples, window, p.size)
     if graph.timing is not None:
         outputs = traces[f"{graph.output}.x_F"][:, graph.timing.init_steps].astype(np.int64 if graph.integer else np.float64)
@@ -133,14 +133,6 @@ def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, sampl
         unheard=exact.unheard(graph),
         traces=traces,
     )
-
-
-def _offsets(graph: Graph) -> dict[str, int]:
-    """Steps after the input's at which each feed-forward population's window opens: one per synapse."""
-    offsets = {graph.source.name: 0}
-    for p in graph.populations[1:]:
-        offsets[p.name] = max(offsets[q.source] for q in graph.arriving(p.name)) + 1
-    return offsets
 
 
 def run_job(job: Path) -> None:
@@ -186,7 +178,7 @@ def emit(
     if graph.timing is not None:
         processes = _emit_diffpc(graph, pixels, labels, settle, steps, job)
     else:
-        steps += max(_offsets(graph).values())
+        steps += max(graph.offsets.values())
         processes = _emit_lif(graph, pixels, indices, steps)
         if job is not None:
             names = processes if record else [graph.output]
@@ -232,7 +224,7 @@ def _emit_lif(graph: Graph, pixels: NDArray[np.uint8], indices: NDArray[np.int64
     shown = spikes.reshape(-1, graph.source.size).T
     data = np.zeros((graph.source.size, steps), np.int32 if graph.integer else np.float64)
     data[:, : shown.shape[1]] = shown
-    offsets = _offsets(graph)
+    offsets = graph.offsets
     processes: dict[str, Any] = {graph.source.name: RingBuffer(data=data)}
     for p in graph.populations[1:]:
         reset: dict[str, Any] = {"reset_interval": graph.steps, "reset_offset": (1 + offsets[p.name]) % graph.steps}

@@ -1,7 +1,8 @@
 """Neurons onto cores.
 
 Memory of a slice (an estimate: Intel publishes no layout): its weights at 8 bits each, kept with the receiving neurons;
-3 bytes for each 24-bit state of a neuron; 4 bytes for each axon that leads in.
+3 bytes for each 24-bit state of a neuron; 4 bytes for each axon that leads in. A DiffPC neuron holds x_F, x_T, x_A, e_in, e_T,
+e_A and a byte for its ReLU mask, an input only x_T and x_A; the activity that a weight update would latch is not counted.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from lavasnn.ir import Graph, Population, Source
 
 STATE_BYTES = 3
 AXON_BYTES = 4
-DIFFPC_STATES = 7
-LIF_STATES = 2
+DIFFPC_BYTES = 6 * STATE_BYTES + 1
+INPUT_BYTES = 2 * STATE_BYTES
+LIF_BYTES = 2 * STATE_BYTES
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,14 @@ def neuron_bytes(graph: Graph, population: Population) -> tuple[int, int, int]:
     """Weights of one neuron, bytes of one neuron, and axons that lead into its population."""
     arriving = graph.arriving(population.name)
     weights = sum(graph.population(p.source).size for p in arriving)
-    states = DIFFPC_STATES if isinstance(population.dynamics, DiffPC | DiffPCInt) else LIF_STATES
-    return weights, weights + states * STATE_BYTES, weights
+    match population.dynamics:
+        case DiffPC(role="input") | DiffPCInt(role="input"):
+            states = INPUT_BYTES
+        case DiffPC() | DiffPCInt():
+            states = DIFFPC_BYTES
+        case _:
+            states = LIF_BYTES
+    return weights, weights + states, weights
 
 
 def pieces(graph: Graph, population: Population, target: Target) -> list[Slice]:

@@ -52,7 +52,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: 0 done, 1 a check failed, 2 bad input or usage; one line for every error, never a traceback."""
+    """Entry point: 0 done, 1 a check failed, 2 bad input or usage, 130 interrupted; one line for every error."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     sys.exit(guarded(lambda: _invoke(given)))
 

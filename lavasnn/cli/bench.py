@@ -33,7 +33,6 @@ from lavasnn.files import write_text
 from lavasnn.ir import DenseInt, Graph, Population, Projection, Source
 
 SIZES = (784, 400, 10)
-INPUT_RATE = 0.1
 BATCH = 1024
 STEPS = 25
 LAVA_SAMPLES = (40, 120)

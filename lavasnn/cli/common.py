@@ -20,7 +20,7 @@ from compile.program import Program
 from lavasnn import data
 from lavasnn.cli import discard_output
 from lavasnn.data import Images
-from lavasnn.errors import InputError
+from lavasnn.errors import InputError, LavaMissing
 from lavasnn.files import read_tensors
 from lavasnn.ir import Graph
 
@@ -200,7 +200,8 @@ def open_data(
     """
     if spec is None and trained_on is None:
         raise InputError("no data named: use --data digits, mnist or fashion_mnist")
-    images = data.load(spec or f"{trained_on}:{split}", data_dir, download=download)
+    named = spec or str(trained_on)
+    images = data.load(named if ":" in named else f"{named}:{split}", data_dir, download=download)
     if samples is not None and samples > len(images):
         raise InputError(f"--samples {samples:,}: {images.name}:{images.split} has {len(images):,}")
     return images if samples is None else images.take(samples)
@@ -223,6 +224,19 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def require_lava() -> None:
+    """Say early that Lava is needed.
+
+    Raises:
+        LavaMissing: It is not installed.
+    """
+    if version("lava-nc") is None:
+        raise LavaMissing(
+            f"Lava is not installed in this Python {platform.python_version()}; it needs 3.10: make demo sets that up, "
+            "training, compiling and --backend exact work without"
+        )
 
 
 def version(package: str) -> str | None:

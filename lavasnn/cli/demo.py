@@ -13,7 +13,7 @@ import numpy as np
 from compile.program import Program
 from lavasnn import config as configs
 from lavasnn import data
-from lavasnn.cli.common import OUTPUT, SEEDS, note, open_network, show, table
+from lavasnn.cli.common import OUTPUT, SEEDS, note, open_network, require_lava, show, table
 from lavasnn.cli.deploy import build
 from lavasnn.cli.execute import bits_json, execute, proof_json, prove
 from lavasnn.cli.train import train_one
@@ -40,6 +40,7 @@ def demo_command(method: str, out: Path, seed: int, as_json: bool, quiet: bool) 
     Example: lavasnn demo --out runs/demo
     """
     started = time.perf_counter()
+    require_lava()
     note(quiet, "1/5 training 64 pixels -> hidden -> 10 digits with local rules, no backpropagation")
     train, test = data.load("digits:train", seed=0), data.load("digits:test", seed=0)
     with resources.as_file(resources.files("lavasnn.cli") / "digits-diffpc.toml") as path:
@@ -54,7 +55,10 @@ def demo_command(method: str, out: Path, seed: int, as_json: bool, quiet: bool) 
     note(quiet, f"3/5 running {len(test)} held-out digits on Lava's fixed-point Loihi 2 simulator")
     lava = execute("lava", program.graph, test, False, len(test), False, True)
     exact = execute("exact", program.graph, test, False, 512, False, True)
-    note(quiet, f"4/5 comparing torch, exact and Lava in every state of every step, {VERIFIED} digits, both phases")
+    note(
+        quiet,
+        f"4/5 comparing torch, exact and Lava: every message and announced state of {VERIFIED} digits, both phases",
+    )
     proofs = prove(program.graph, test.take(VERIFIED), VERIFIED, True)
     note(quiet, "5/5 counting messages")
     both = execute("exact", program.graph, test, True, 512, False, True)

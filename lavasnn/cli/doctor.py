@@ -10,9 +10,9 @@ import click
 
 from compile.target import TARGETS
 from lavasnn import data
-from lavasnn.cli.common import OUTPUT, machine, show, table
+from lavasnn.cli.common import OUTPUT, machine, show, table, version
 from lavasnn.data import NAMES
-from lavasnn.errors import LavasnnError
+from lavasnn.errors import LavasnnError, NotEqual
 
 
 @click.command("doctor")
@@ -37,6 +37,8 @@ def doctor_command(targets: bool, data_dir: Path | None, as_json: bool, quiet: b
             click.echo(f"{'ok ' if check['ok'] else 'no '} {name}: {check['text']}")
 
     show(as_json, values, lines)
+    if version("lava-nc") is not None and not checks["lava"]["ok"]:
+        raise NotEqual(f"Lava is installed and does not work: {checks['lava']['text']}")
 
 
 def _lava() -> dict[str, Any]:

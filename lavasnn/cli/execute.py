@@ -32,7 +32,7 @@ from lavasnn.cli.common import (
     ticker,
 )
 from lavasnn.data import Images
-from lavasnn.errors import NotEqual
+from lavasnn.errors import InputError, NotEqual
 from lavasnn.ir import Graph
 from lavasnn.measure import traffic
 from lavasnn.results import RunResult
@@ -102,6 +102,8 @@ def run_command(
 
     Example: lavasnn run program.safetensors --data mnist --samples 1000
     """
+    if traces and output is None:
+        raise InputError("run: --traces needs --output FILE to keep them in")
     network = open_network(file)
     images = open_data(spec, network.trained_on, data_dir, download, samples)
     graph = _seeded(network.as_precision(precision), seed)
@@ -201,7 +203,7 @@ def verify_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Compare torch, the exact executor and Lava: every message and state of every population and step.
+    """Compare torch, the exact executor and Lava in every message and announced state of every population and step.
 
     Example: lavasnn verify program.safetensors --data mnist --samples 50
     """
@@ -284,7 +286,7 @@ def print_bits(values: dict[str, Any]) -> None:
     if values["training"]:
         t = values["training"]
         found += [
-            ["error phase, all training samples of all epochs (the paper's figure)", f"{t['error_phase']:.4f}"],
+            ["error phase, all training samples of all epochs (the figure beside the paper's)", f"{t['error_phase']:.4f}"],
             ["  without error spikes that no one receives", f"{t['error_phase_heard']:.4f}"],
             ["error phase, last epoch", f"{t['last_epoch']:.4f}"],
         ]

@@ -17,7 +17,7 @@ Source: Difference Predictive Coding (ICLR 2026), sections on dual states, spiki
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numba
@@ -52,6 +52,10 @@ class Now:
     theta_error: float
     gain: float
     gain_error: float
+
+
+VARIABLES = ("x_F", "x_T", "x_A", "e_in", "e_T", "e_A")
+"""States that are numbers of up to 24 bits; the mask is one bit."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,13 @@ def track(target: Array, actual: Array, theta: Any, comparator: str, gate: str |
 
 
 def step(
-    p: Dynamics, now: Now, state: State | None, a_x: Array, a_e: Array, target: Array | None, alive: Array | None = None
+    p: Dynamics,
+    now: Now,
+    state: State | None,
+    a_x: Array | None,
+    a_e: Array | None,
+    target: Array | None,
+    alive: Array | None = None,
 ) -> tuple[State, Array, Array]:
     """One time step of a population.
 
@@ -244,23 +254,25 @@ def step(
         p: The population's parameters.
         now: Constants of this step, `p.now(t, settle)`.
         state: State after the previous step; ignored at the first step of a window.
-        a_x: Weighted activity spikes that arrive now, shape (..., neuron); ignored at the first step.
-        a_e: Weighted error spikes that arrive now, same shape; ignored at the first step.
+        a_x: Weighted activity spikes that arrive now, shape (..., neuron); at the first step only its shape matters. None
+            means that nothing arrives, which saves the addition.
+        a_e: Weighted error spikes that arrive now, same shape, or None; ignored at the first step.
         target: Clamped x_T of an input (all steps) or output (second phase), same shape; unused by hidden populations.
         alive: 0 where a neuron is dropped out for this sample, 1 elsewhere; None means all live.
 
     Returns:
         The state, activity spikes s_A and error spikes s_e (dtype of the states, values -1, 0, 1).
     """
-    xp = array_namespace(a_x)
     timing = p.timing
     if now.first or state is None:
         state = initial(p, a_x)
-    else:
-        state = _replace(state, x_F=state.x_F + now.gain * a_x, e_in=state.e_in + now.gain_error * a_e)
-    x_F, x_T, mask = state.x_F, state.x_T, state.mask
+        a_x = a_e = None
+    x_F = state.x_F if a_x is None else state.x_F + now.gain * a_x
+    e_in = state.e_in if a_e is None else state.e_in + now.gain_error * a_e
+    x_T, mask = state.x_T, state.mask
+    xp = array_namespace(x_F)
     clamped: Array = target
-    moves = timing.targets == "live" or now.cycle_start
+    moves = timing.targets == "live" or now.cycle_start  # the closing step starts a cycle, too
     if p.role == "input":
         x_T = clamped
     elif now.settle_start or (not now.settling and not now.drain and moves):
@@ -272,8 +284,8 @@ def step(
             mask = xp.astype(x_T > 0, x_F.dtype)
             mask = mask if alive is None else mask * alive
         if now.cycle_start and not now.settle_start:
-            x_T = x_T + p.damp(mask * state.e_in - (x_T - x_F))
-    e_T = state.e_T if p.role == "input" or not (moves or now.drain) else x_T - x_F
+            x_T = x_T + p.damp(mask * e_in - (x_T - x_F))
+    e_T = state.e_T if p.role == "input" or not moves else x_T - x_F
     zero = xp.zeros_like(x_F)
     s_A, x_A, s_e, e_A = zero, state.x_A, zero, state.e_A
     if now.speaks:
@@ -282,11 +294,7 @@ def step(
     if now.settling and p.role != "input":
         goal = e_T if alive is None else e_T * alive
         s_e, e_A = track(goal, e_A, now.theta_error, timing.comparator, None)
-    return State(x_F, x_T, x_A, state.e_in, e_T, e_A, mask), s_A, s_e
-
-
-def _replace(state: State, **changes: Array) -> State:
-    return State(**{f.name: changes.get(f.name, getattr(state, f.name)) for f in fields(state)})
+    return State(x_F, x_T, x_A, e_in, e_T, e_A, mask), s_A, s_e
 
 
 def check_24_bits(state: State, who: str, t: int) -> None:
@@ -302,7 +310,7 @@ def check_24_bits(state: State, who: str, t: int) -> None:
 
     Source: lava-nc 0.10.0, proc/lif/models.py, uv_bitwidth = 24.
     """
-    for name in ("x_F", "x_T", "x_A", "e_in", "e_T", "e_A"):
+    for name in VARIABLES:
         value = getattr(state, name)
         xp = array_namespace(value)
         if int(xp.max(value)) > STATE_MAX or int(xp.min(value)) < -STATE_MAX:

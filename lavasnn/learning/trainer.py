@@ -6,6 +6,7 @@ Every random number of a batch comes from (seed, epoch, batch), so the position 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import signal
 import threading
@@ -26,7 +27,7 @@ from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import read_tensors, write_tensors
 from lavasnn.learning.rules import RULES, Batch
-from lavasnn.nn.diffpc import DiffPCNet
+from lavasnn.nn.diffpc import DiffPCNet, check_depth
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,12 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed)
         sizes = (train.pixels.shape[1], *config.network.hidden, train.classes)
         self.net = DiffPCNet(sizes, config.timing, generator).to(self.device)
+        check_depth(config.timing, len(sizes) - 1, settle=config.training.method == "diffpc")
         self.encoding = encoding(config, train.levels)
         self.labels = torch.from_numpy(train.labels).to(self.device)
         self.pixels = torch.from_numpy(train.pixels).to(self.device)
         self.height, self.width = train.shape
+        self._fingerprint = hashlib.sha256(train.pixels.tobytes() + train.labels.tobytes()).hexdigest()
         self.validation = validation
         self.optimizer = self._optimizer()
         self.progress = Progress()
@@ -223,7 +226,7 @@ class Trainer:
             "config": dump(self.config),
             "seed": self.seed,
             "progress": asdict(self.progress),
-            "n": len(self.labels),
+            "data": self._fingerprint,
         }
         write_tensors(path, "checkpoint", header, tensors)
 
@@ -234,7 +237,7 @@ class Trainer:
             InputError: The checkpoint belongs to another run.
         """
         _, header, tensors = read_tensors(path, "checkpoint")
-        mine = {"config": dump(self.config), "seed": self.seed, "n": len(self.labels)}
+        mine = {"config": dump(self.config), "seed": self.seed, "data": self._fingerprint}
         for name, value in mine.items():
             if header.get(name) != value:
                 raise InputError(f"{path}: a checkpoint of another run, its {name} differs from this one's")

@@ -97,12 +97,17 @@ class DiffPCNet(nn.Sequential):
         return found
 
 
-def check_depth(timing: Timing, layers: int) -> None:
-    """Refuse timings whose first phase ends before the output has heard from the input.
+def check_depth(timing: Timing, layers: int, settle: bool = False) -> None:
+    """Refuse timings whose phases end before the output has heard from the input, or the first layer from the output.
 
     Raises:
-        InputError: Fewer first-phase cycles than weight layers with latched targets.
+        InputError: Fewer first-phase cycles than weight layers with latched targets, or with `settle` fewer second-phase
+            cycles than weight layers.
     """
+    if settle and timing.settle_cycles < layers:
+        raise InputError(
+            f"timing: settle_cycles is {timing.settle_cycles}, errors of {layers} weight layers need at least {layers}"
+        )
     if timing.targets == "latched" and timing.init_cycles < layers:
         raise InputError(
             f"timing: init_cycles is {timing.init_cycles}, a network of {layers} weight layers needs at least {layers}"
@@ -129,8 +134,8 @@ class Settled:
 
     Args:
         output: x_F of the output layer at the end of the first phase, shape (sample, class).
-        activity: x_A that the weight update uses, layers 0..L-1, shape (sample, neuron).
-        rows: Samples that `error` of the hidden layers and `activity` beside it are restricted to; None means all.
+        activity: x_A that the weight update uses, layers 0..L-1, shape (sample, neuron); all samples.
+        rows: Samples that `error` of the hidden layers is restricted to; None means all.
         error: e_T at the end of the window, layers 1..L (hidden layers: rows only; the output: all samples).
         error_spikes: Number of error spikes sent by each of the layers 1..L.
         peak: Largest target activity of each layer 1..L-1 in the first phase.
@@ -216,10 +221,13 @@ def collapsed(
         See `Settled`; without `target` no errors.
 
     Raises:
-        InputError: A timing whose cycles cannot be computed at once; see `obstacle`.
+        InputError: A timing whose cycles cannot be computed at once (see `obstacle`), or no cycle for the second phase.
     """
     timing = net.timing
-    if (reason := obstacle(timing)) is not None:
+    reason = obstacle(timing)
+    if reason is None and target is not None and timing.settle_cycles == 0:
+        reason = "timing: settle_cycles is 0, so there is no second phase to show targets in"
+    if reason is not None:
         raise InputError(reason)
     weights = [layer.weight for layer in net.linears]
     L = len(weights)
@@ -278,9 +286,6 @@ def _settle(
     timing, L = net.timing, len(weights)
     output, first = x_F[L], timing.init_cycles
     counts = [0] * (L + 1)
-    if timing.settle_cycles == 0:
-        rest = [torch.zeros_like(f) for f in x_F[1:L]]
-        return Settled(output, x_A, None, [*rest, target - output], counts[1:], peak)
     e_A, spikes, far = _cycle(timing, target - output, torch.zeros_like(output), "error", first)
     # Where activities have caught up with their targets, a sample without output errors stays silent in every layer.
     reach = 2.0 ** (timing.m + 1)

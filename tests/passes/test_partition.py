@@ -65,10 +65,10 @@ def sources(graph: Graph, name: str) -> int:
 
 
 def memory(graph: Graph, piece: Slice) -> int:
-    """A byte a weight, 3 bytes a state (7 of DiffPC, 2 of LIF), 4 bytes an axon."""
+    """A byte a weight, 3 bytes a state (6 of DiffPC and its mask, 2 of LIF and of a DiffPC input), 4 bytes an axon."""
     pre = sources(graph, piece.population)
-    states = 7 if graph.timing is not None else 2
-    return (piece.stop - piece.start) * (pre + 3 * states) + 4 * pre
+    states = 6 if graph.timing is None or piece.population == graph.source.name else 19
+    return (piece.stop - piece.start) * (pre + states) + 4 * pre
 
 
 @settings(max_examples=80, deadline=None)

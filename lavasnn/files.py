@@ -37,6 +37,8 @@ def replacing(path: Path) -> Generator[Path, None, None]:
     try:
         if path.is_dir():
             raise InputError(f"cannot write {path}: it is a folder, a file name is needed")
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot write {path}: it is a device or pipe, a file name is needed")
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
         os.close(handle)

@@ -86,7 +86,7 @@ def run(
     peaks: dict[str, float] = {}
     for start in range(0, len(pixels), batch):
         rows = slice(start, start + batch)
-        part = execute(graph, pixels[rows], None if labels is None else labels[rows], given[rows], settle, record, peaks)
+        part = execute(graph, pixels[rows], None if labels is None else labels[rows], given[rows], settle, record, peaks, start)
         parts.append(part)
         if progress is not None:
             progress(min(start + batch, len(pixels)), len(pixels))
@@ -138,6 +138,7 @@ def _diffpc(
     settle: bool,
     record: bool,
     peaks: dict[str, float],
+    first: int,
 ) -> RunResult:
     timing = graph.timing
     assert timing is not None
@@ -168,7 +169,7 @@ def _diffpc(
             )
             _note_peaks(peaks, p.name, states.get(p.name), state)
             if graph.integer and max(peaks[f"{p.name}.{v}"] for v in diffpc.VARIABLES) > STATE_MAX:
-                diffpc.check_24_bits(state, p.name, t)
+                diffpc.check_24_bits(state, p.name, t, first)
             states[p.name] = state
             now_sent[f"{p.name}.s_A"], now_sent[f"{p.name}.s_e"] = s_A, s_e
             if trace is not None:
@@ -261,6 +262,7 @@ def _lif(
     settle: bool,
     record: bool,
     peaks: dict[str, float],
+    first: int,
 ) -> RunResult:
     """Feed-forward LIF, layer by layer over all steps; windows start one step later per layer, so nothing is in flight."""
     steps = graph.steps

@@ -297,13 +297,14 @@ def step(
     return State(x_F, x_T, x_A, e_in, e_T, e_A, mask), s_A, s_e
 
 
-def check_24_bits(state: State, who: str, t: int) -> None:
+def check_24_bits(state: State, who: str, t: int, first: int = 0) -> None:
     """Refuse a state that signed 24 bits cannot hold.
 
     Args:
         state: Integer states, shape (neuron,) or (sample, neuron).
         who: Name of the population.
         t: Step within the window.
+        first: Row that the first sample has in the run.
 
     Raises:
         RangeError: Names population, state, neuron, value and step (and the sample's row, if there are several).
@@ -316,7 +317,7 @@ def check_24_bits(state: State, who: str, t: int) -> None:
         if int(xp.max(value)) > STATE_MAX or int(xp.min(value)) < -STATE_MAX:
             flat = xp.reshape(value, (-1,))
             index = int(xp.argmax(xp.abs(flat)))
-            row = f" of row {index // value.shape[-1]}" if value.ndim > 1 else ""
+            row = f" of row {first + index // value.shape[-1]}" if value.ndim > 1 else ""
             raise RangeError(
                 f"population {who!r}: {name} of neuron {index % value.shape[-1]}{row} is {int(flat[index]):,} at step {t}, "
                 f"signed 24 bits hold up to +-{STATE_MAX:,}"

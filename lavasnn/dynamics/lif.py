@@ -208,7 +208,7 @@ def step(
     xp = array_api_compat.array_namespace(state.u, state.v, a)
     bias = params.bias
     if isinstance(bias, np.ndarray):
-        bias = xp.asarray(bias, dtype=state.v.dtype, device=array_api_compat.device(state.v))
+        bias = xp.asarray(bias.copy(), dtype=state.v.dtype, device=array_api_compat.device(state.v))
     if isinstance(params, LifInt):
         if not xp.isdtype(a.dtype, "integral"):
             raise InputError(f"LifInt step: input a has dtype {a.dtype}; allowed are integers")

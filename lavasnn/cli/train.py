@@ -16,7 +16,7 @@ import click
 
 from lavasnn import config as configs
 from lavasnn import data
-from lavasnn.cli.common import FILE, OUTPUT, OUTPUT_FILE, SEEDS, machine, note, open_network, show
+from lavasnn.cli.common import FILE, OUTPUT, OUTPUT_FILE, SEEDS, machine, note, open_network, show, ticker
 from lavasnn.cli.deploy import build
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
@@ -191,7 +191,7 @@ def train_one(
 
     trainer.save_checkpoint(checkpoint)  # an unwritable place shows now, not after an hour
     try:
-        trainer.run(report, checkpoint=checkpoint)
+        trainer.run(report, ticker(quiet, "batches"), checkpoint)
     except LavasnnError:
         checkpoint.unlink(missing_ok=True)
         raise

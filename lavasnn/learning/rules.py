@@ -58,7 +58,9 @@ def diffpc(net: DiffPCNet, batch: Batch, options: TrainingSection) -> Seen:
 
 
 def _local_update(layer: torch.nn.Linear, error: Tensor, pre: Tensor, samples: int, scale: float = 1.0) -> None:
-    layer.weight.grad = (error.T @ pre).mul_(-scale / samples)
+    if layer.weight.grad is None:
+        layer.weight.grad = torch.empty_like(layer.weight)
+    torch.addmm(layer.weight.grad, error.T, pre, beta=0, alpha=-scale / samples, out=layer.weight.grad)
     layer.bias.grad = error.sum(0).mul_(-1.0 / samples)
 
 

@@ -187,6 +187,19 @@ def _cycle(
     return after, spikes, most >= levels
 
 
+_ZEROS: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+
+def zeros(like: Tensor) -> Tensor:
+    """Zeros of a matrix's shape and type, to read only: one block serves all, as fresh memory costs more than the sums."""
+    if like.ndim != 2:
+        return torch.zeros_like(like)
+    key = (like.shape[1], like.dtype, like.device)
+    if key not in _ZEROS or len(_ZEROS[key]) < len(like):
+        _ZEROS[key] = torch.zeros_like(like, memory_format=torch.contiguous_format)
+    return _ZEROS[key][: len(like)]
+
+
 @functools.lru_cache
 def _popcount(n: int, device: torch.device) -> Tensor:
     return torch.tensor([bin(i).count("1") for i in range(2**n)], device=device)
@@ -240,7 +253,7 @@ def collapsed(
     x_F: list[Tensor] = [x]
     for l in range(L):
         goal = _masked(x_F[l], masks[l])
-        actual, _, behind = _cycle(timing, goal, torch.zeros_like(goal), "activity")
+        actual, _, behind = _cycle(timing, goal, zeros(goal), "activity")
         wide = behind and timing.init_cycles > l + 1
         if wide:
             break
@@ -286,7 +299,7 @@ def _settle(
     timing, L = net.timing, len(weights)
     output, first = x_F[L], timing.init_cycles
     counts = [0] * (L + 1)
-    e_A, spikes, far = _cycle(timing, target - output, torch.zeros_like(output), "error", first)
+    e_A, spikes, far = _cycle(timing, target - output, zeros(output), "error", first)
     # Where activities have caught up with their targets, a sample without output errors stays silent in every layer.
     reach = 2.0 ** (timing.m + 1)
     calm = timing.schedule == "cyclic" and all(bool(p < reach) for p in (x_F[0].amax(), *peak))
@@ -302,8 +315,8 @@ def _settle(
     drop = [None if m is None or l < low else pick(m) for l, m in enumerate(masks)]
     acts, preds = [*unused, *map(pick, x_A[low:])], [*unused, *map(pick, x_F[low:])]
     goals = [*preds[:L], pick(target)]
-    errs = [*(torch.zeros_like(f) for f in preds[:L]), pick(e_A)]
-    e_in = [torch.zeros_like(f) for f in preds]
+    errs = [*map(zeros, preds[:L]), pick(e_A)]
+    e_in = [zeros(f) for f in preds]
     relu = [_masked((f > 0).to(f.dtype), m) for f, m in zip(preds[:L], drop, strict=True)]
     heard = [False] * (L + 1)
     for cycle in range(first, first + timing.settle_cycles):

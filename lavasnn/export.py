@@ -72,7 +72,7 @@ def to_graph(model: nn.Sequential, encoding: Encoding | None = None, steps: int 
 def _array(value: torch.Tensor) -> NDArray[Any]:
     if value.is_complex() or value.layout != torch.strided:
         raise InputError(f"export: a tensor of {value.dtype} in layout {value.layout}; weights are dense real numbers")
-    return np.array(value.detach().cpu().to(torch.float64))
+    return value.detach().cpu().to(torch.float64).numpy().copy()
 
 
 def _neuron(module: nn.Module, place: int, role: Role) -> Neuron:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 
 import numba
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from lavasnn.dynamics.fixedpoint import STATE_MAX
 from lavasnn.dynamics.timing import Timing
@@ -210,9 +210,10 @@ def initial(p: Dynamics, like: Array) -> State:
     """State at the opening of a window: the bias in x_F, zero elsewhere; arrays shaped and typed as `like`."""
     xp = array_namespace(like)
     zero = xp.zeros_like(like)
-    bias = xp.asarray(p.bias, dtype=like.dtype)
-    if hasattr(like, "device") and hasattr(bias, "to"):
-        bias = bias.to(like.device)
+    if hasattr(p.bias, "detach"):  # a torch parameter
+        bias = p.bias.detach().to(like)
+    else:
+        bias = xp.asarray(p.bias, dtype=like.dtype, device=device(like))
     return State(x_F=zero + bias, x_T=zero, x_A=zero, e_in=zero, e_T=zero, e_A=zero, mask=zero)
 
 

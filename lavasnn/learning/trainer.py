@@ -221,7 +221,7 @@ class Trainer:
         for i, moments in self.optimizer.state_dict()["state"].items():
             for name, value in moments.items():
                 if value is not None:
-                    tensors[f"optimizer/{i}/{name}"] = np.asarray(torch.as_tensor(value).cpu())
+                    tensors[f"optimizer/{i}/{name}"] = torch.as_tensor(value).cpu().numpy()
         header = {
             "config": dump(self.config),
             "seed": self.seed,
@@ -346,7 +346,7 @@ def outputs(net: DiffPCNet, x: Tensor, config: RunConfig) -> Tensor:
 def arrays(net: DiffPCNet) -> dict[str, NDArray[Any]]:
     """Weights and biases by layer, "1.weight" (post, pre) and "1.bias" (post,) onwards."""
     return {
-        f"{l}.{name}": np.asarray(getattr(layer, name).detach().cpu())
+        f"{l}.{name}": getattr(layer, name).detach().cpu().numpy()
         for l, layer in enumerate(net.linears, start=1)
         for name in ("weight", "bias")
     }

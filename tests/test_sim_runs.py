@@ -1,0 +1,46 @@
+"""Committed results belong to committed configurations, and the README quotes them as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lavasnn import config
+from lavasnn.learning.trainer import dump
+from lavasnn.report.tables import results
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "sim_runs").glob("*.toml"))
+SUMMARIES = sorted(
+    path for path in (ROOT / "sim_runs" / "summaries").glob("*.json") if "results" in json.loads(path.read_text())
+)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_configurations_are_valid_and_named_after_their_file(path: Path) -> None:
+    assert config.load(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", SUMMARIES, ids=lambda p: p.stem)
+def test_summaries_are_of_the_committed_configuration(path: Path) -> None:
+    summary = json.loads(path.read_text())
+    assert summary["config"] == dump(config.load(ROOT / "sim_runs" / f"{path.stem}.toml"))
+    seeds = summary["config"]["seeds"]
+    for found in summary["results"].values():
+        assert [row["seed"] for row in found["seeds"]] == seeds
+        for key, mean in found["mean"].items():
+            assert mean == pytest.approx(sum(row[key] for row in found["seeds"]) / len(seeds), abs=1e-6)
+
+
+@pytest.mark.parametrize("path", SUMMARIES, ids=lambda p: p.stem)
+def test_error_phase_bits_follow_from_the_spikes(path: Path) -> None:
+    """What the table quotes never leaves out messages that its own breakdown counts."""
+    for row in json.loads(path.read_text())["results"]["diffpc"]["seeds"]:
+        assert row["bits_error_phase_training"] >= row["bits_error_phase_training_heard"] > 0
+        assert row["bits_total_with_address_test"] > row["bits_total_test"] > 0
+
+
+def test_readme_quotes_the_summaries() -> None:
+    assert results(ROOT / "sim_runs" / "summaries") in (ROOT / "README.md").read_text("utf-8")

@@ -13,7 +13,8 @@ help:  ## This list
 	@python=$$(for p in python3.10 python3 python; do \
 	    command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' 2>/dev/null && echo $$p && break; \
 	done); \
-	if [ -n "$$python" ]; then $$python -m venv .venv; \
+	if [ -n "$$python" ]; then \
+	    $$python -m venv .venv || { rm -rf .venv; echo "$$python cannot make a virtual environment; on Debian: apt-get install python3.10-venv"; exit 1; }; \
 	elif command -v uv >/dev/null && uv venv --quiet --seed --python 3.10 .venv; then :; \
 	else echo "Python 3.10 is needed (Lava runs on no other): uv python install 3.10, or pyenv install 3.10, or conda create -n lavasnn python=3.10"; exit 1; fi
 

@@ -120,9 +120,9 @@ def registers(graph: Graph, target: Target) -> Iterator[str]:
         if isinstance(d, LifInt):
             if d.vth >= 2**target.threshold_bits.value:
                 yield f"population {population.name!r}: vth {d.vth}, allowed below {2**target.threshold_bits.value}"
-            most = int(np.max(np.abs(np.asarray(d.bias_mant)), initial=0))
-            if most > 2 ** (target.bias_bits.value - 1):
-                yield f"population {population.name!r}: bias mantissa {most}, allowed {2 ** (target.bias_bits.value - 1)}"
+            top, bias = 2 ** (target.bias_bits.value - 1), np.asarray(d.bias_mant)
+            if bias.max() >= top or bias.min() < -top:
+                yield f"population {population.name!r}: bias mantissas {bias.min()}..{bias.max()}, allowed {-top}..{top - 1}"
 
 
 def states(graph: Graph, target: Target) -> Iterator[str]:
@@ -148,6 +148,6 @@ def check(graph: Graph, target: Target, rules: Iterable[Rule]) -> None:
     Raises:
         InputError: At least one violation.
     """
-    violations = [v for rule in rules for v in rule(graph, target)]
+    violations = list(dict.fromkeys(v for rule in rules for v in rule(graph, target)))
     if violations:
         raise InputError(f"cannot compile for {target.name}: " + "; ".join(violations))

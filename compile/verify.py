@@ -157,8 +157,8 @@ def _comparable(graph: Graph, run: RunResult) -> tuple[NDArray[np.int64], int]:
 def dyadic(graph: Graph) -> bool:
     """True if float64 adds this network's numbers without rounding, in any order.
 
-    All weights and biases are multiples of 2**-24, and sums of a neuron's weights stay below 2**12: with activities of at
-    most 2**10 in steps of 2**-7 no sum needs more than 53 bits.
+    Only a neuron's weighted sum of messages -1, 0, 1 is formed in an order that executors choose. With weights that are
+    multiples of 2**-24 and add up to less than 2**12 it never needs more than 36 bits; biases join by themselves.
     """
     biases = [np.asarray(getattr(p.dynamics, "bias", 0.0), np.float64) for p in graph.populations]
     weights = [graph.weight(p).astype(np.float64) for p in graph.projections]

@@ -99,8 +99,16 @@ class RunConfig(_Section):
     timing: Timing = Timing()
 
     def with_training(self, **changes: Any) -> RunConfig:
-        """The same run with other training entries."""
-        return self.model_copy(update={"training": TrainingSection.model_validate(self.training.model_dump() | changes)})
+        """The same run with other training entries.
+
+        Raises:
+            ConfigError: An unknown entry or a value out of range.
+        """
+        try:
+            training = TrainingSection.model_validate(self.training.model_dump() | changes)
+        except ValidationError as error:
+            raise ConfigError("training: " + "; ".join(_complaint(e) for e in error.errors())) from None
+        return self.model_copy(update={"training": training})
 
 
 _SECTIONS: dict[str, type[_Section]] = {"data": DataSection, "network": NetworkSection, "training": TrainingSection}

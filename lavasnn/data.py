@@ -211,18 +211,6 @@ def validation_split(images: Images, n: int, seed: int) -> tuple[Images, Images]
     return images.take(np.flatnonzero(~aside)), replace(images.take(np.flatnonzero(aside)), split="validation")
 
 
-def describe(images: Images) -> str:
-    """Say in one line what `images` holds."""
-    counts = np.bincount(images.labels, minlength=images.classes)
-    height, width = images.shape
-    lit = np.count_nonzero(images.pixels) / images.pixels.size
-    return (
-        f"{images.name}:{images.split}: {len(images):,} images of {height}x{width} pixels in 0..{images.levels}, "
-        f"mean {images.pixels.mean():.2f}, {lit:.1%} above 0; "
-        f"{images.classes} classes of {counts.min():,} to {counts.max():,} images"
-    )
-
-
 def fetch(name: str, data_dir: Path | None = None, timeout_s: float = 30.0) -> Path:
     """Fetch those of a data set's four files that are not there, and check every gzipped one.
 

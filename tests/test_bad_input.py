@@ -271,9 +271,9 @@ def test_other_wrong_options(folder: Path, tmp_path: Path) -> None:
         refused(words, *arguments, within=tmp_path)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_cuda_where_there_is_none(folder: Path, tmp_path: Path, device: str) -> None:
+def test_cuda_where_there_is_none(folder: Path, tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     words = f"--device is '{device}', torch finds 0 CUDA devices here; cpu always works"
     refused(words, "train", folder / "c.toml", "--device", device, "-o", tmp_path / "out", within=tmp_path)
 

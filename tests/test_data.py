@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lavasnn import data
-from lavasnn.data import Images, describe, fetch, load, validation_split
+from lavasnn.data import Images, fetch, load, validation_split
 from lavasnn.errors import DataError
 
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -337,12 +337,6 @@ def test_validation_split_depends_on_the_seed_alone():
 def test_validation_split_refuses(n: int):
     with pytest.raises(DataError, match=rf"made:train: a validation set of {n} images, allowed is 1\.\.2"):
         validation_split(grey([0, 1, 2]), n, 0)
-
-
-def test_describe():
-    assert describe(grey([0, 1, 1, 1], classes=2)) == (
-        "made:train: 4 images of 1x1 pixels in 0..255, mean 1.50, 75.0% above 0; 2 classes of 1 to 3 images"
-    )
 
 
 # --- fetch

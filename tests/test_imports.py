@@ -33,6 +33,10 @@ def test_light(statement: str) -> None:
     assert loaded_by(statement) == set()
 
 
+def test_to_graph_is_there_when_asked_for() -> None:
+    assert loaded_by("import lavasnn; lavasnn.to_graph") == {"torch"}
+
+
 @pytest.mark.parametrize("statement", ["from lavasnn.nn import DiffPCNet, LIF", "from lavasnn.learning.trainer import Trainer"])
 def test_training_side_needs_torch_alone(statement: str) -> None:
     assert loaded_by(statement) == {"torch"}

@@ -366,8 +366,8 @@ def test_unknown_devices_are_refused(digits: Images, device: str) -> None:
         Trainer(config(), digits, device=device)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_cuda_needs_cuda(digits: Images) -> None:
+def test_cuda_needs_cuda(digits: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="device 'cuda': torch finds no CUDA device here; use 'cpu'"):
         Trainer(config(), digits, device="cuda")
 

@@ -401,3 +401,17 @@ def test_forward_is_the_first_phase() -> None:
     case = build(Timing(m=2, n=8, init_cycles=3), 3, 9)
     with torch.no_grad():
         assert torch.equal(case.net(case.x), literal(case.populations, case.weights, case.x)[1][-1].x_F)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_other_devices_go_without_the_kernel_and_come_to_the_same(monkeypatch: pytest.MonkeyPatch, depth: int) -> None:
+    """Array operations, as a GPU runs them, in the place of the compiled kernel."""
+    monkeypatch.setattr(nn_diffpc, "fused", lambda target: False)
+    check_collapsed(build(Timing(m=1, n=5, init_cycles=depth, settle_cycles=depth + 1), depth, 3, silent=True))
+
+
+def test_blocks_of_zeros_stay_zero() -> None:
+    case = build(Timing(m=1, n=5, init_cycles=2, settle_cycles=3), 2, 4)
+    check_collapsed(case)
+    assert nn_diffpc._ZEROS
+    assert not any(block.any() for block in nn_diffpc._ZEROS.values())

@@ -265,19 +265,7 @@ def _lif(
     first: int,
 ) -> RunResult:
     """Feed-forward LIF, layer by layer over all steps; windows start one step later per layer, so nothing is in flight."""
-    steps = graph.steps
-    spikes: dict[str, Array] = {graph.source.name: graph.encoding.spikes(pixels, indices, steps)}
-    margins: dict[str, Array] = {}
-    for p in graph.populations[1:]:
-        (projection,) = graph.arriving(p.name)
-        ready = synapse(graph, projection)
-        arriving = spikes[projection.source]
-        if isinstance(p.dynamics, LifInt):
-            rows = np.ascontiguousarray(graph.weight(projection).T)
-            spikes[p.name] = lif_kernel.run_layer(p.dynamics, rows, arriving, exponent=ready.shift, arrive=0)
-        else:
-            assert isinstance(p.dynamics, Lif)
-            spikes[p.name], margins[f"{p.name}.margin"] = _float_layer(p.dynamics, ready, arriving)
+    spikes, margins = lif_layers(graph, graph.encoding.spikes(pixels, indices, graph.steps))
     answer = spikes[graph.output].sum(axis=1, dtype=np.int64)
     return RunResult(
         backend="exact",
@@ -290,6 +278,31 @@ def _lif(
         unheard=unheard(graph),
         traces={f"{name}.s": s.astype(np.int8) for name, s in spikes.items()} | margins if record else {},
     )
+
+
+def lif_layers(graph: Graph, shown: Array) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Spikes of every population of a feed-forward LIF network, and for real numbers the margins of `_float_layer`.
+
+    Args:
+        graph: The network.
+        shown: Spikes of its input, shape (sample, step, neuron), bool.
+
+    Returns:
+        Spikes by population, the input's included, shape (sample, step, neuron); margins by "population.margin".
+    """
+    spikes: dict[str, Array] = {graph.source.name: shown}
+    margins: dict[str, Array] = {}
+    for p in graph.populations[1:]:
+        (projection,) = graph.arriving(p.name)
+        ready = synapse(graph, projection)
+        arriving = spikes[projection.source]
+        if isinstance(p.dynamics, LifInt):
+            rows = np.ascontiguousarray(graph.weight(projection).T)
+            spikes[p.name] = lif_kernel.run_layer(p.dynamics, rows, arriving, exponent=ready.shift, arrive=0)
+        else:
+            assert isinstance(p.dynamics, Lif)
+            spikes[p.name], margins[f"{p.name}.margin"] = _float_layer(p.dynamics, ready, arriving)
+    return spikes, margins
 
 
 def _float_layer(parameters: Lif, ready: Synapse, arriving: Array) -> tuple[Array, Array]:

@@ -68,7 +68,11 @@ def run(
         rows = slice(start, start + batch)
         some = None if labels is None else labels[rows]
         n_steps = len(pixels[rows]) * window + len(graph.populations)
-        limit = timeout_s or START_S + STEP_S * n_steps * (len(graph.populations) * 2 + len(graph.projections))
+        limit = (
+            timeout_s
+            if timeout_s is not None
+            else START_S + STEP_S * n_steps * (len(graph.populations) * 2 + len(graph.projections))
+        )
         parts.append(_run_batch(graph, pixels[rows], some, settle, given[rows], limit))
         if progress is not None:
             progress(min(start + batch, len(pixels)), len(pixels))

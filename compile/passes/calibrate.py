@@ -58,31 +58,36 @@ def _bits(magnitude: float) -> float:
 
 
 def worst_states(graph: Graph, timing: Timing) -> dict[str, float]:
-    """Provable bound on each population's prediction x_F, in its units.
+    """Provable bounds on the states of every population in both phases, in its units.
 
-    Announced activities are at most what all thresholds of a window add up to, and never above the largest target met;
-    an input's target is at most its largest pixel.
+    An announced activity or error is at most what all thresholds of its phases add up to, an input's at most its largest
+    pixel. So x_F <= |b| + sum |W| x_A and e_in <= sum |W^T| e_A; a hidden target lies between what it was and x_F + e_in.
     """
+    settle = slice(timing.init_steps, timing.init_steps + timing.settle_steps)
+    reach = {"s_A": float(timing.thresholds("activity").sum()), "s_e": float(timing.thresholds("error")[settle].sum())}
+    pixel = float(np.ldexp(graph.encoding.levels, graph.encoding.scale_exponent))
     bound: dict[str, float] = {}
-    activity: dict[str, float] = {}
     for p in graph.populations:
         d = p.dynamics
         assert isinstance(d, DiffPCInt)
         one = 2.0**d.point
-        reach = float(timing.thresholds("activity").sum()) * one
-        if d.role == "input":
-            bound[f"{p.name}.x_F"] = 0.0
-            activity[p.name] = min(np.ldexp(graph.encoding.levels, graph.encoding.scale_exponent) * one, reach)
-            continue
-        x_F = np.abs(np.broadcast_to(np.asarray(d.bias, np.float64), (p.size,))).copy()
+        sums = {"a_x": np.abs(np.broadcast_to(np.asarray(d.bias, np.float64), (p.size,))).copy(), "a_e": np.zeros(p.size)}
         for q in graph.arriving(p.name):
-            if q.into == "a_x":
-                exponent = q.synapses.exponent if isinstance(q.synapses, DenseInt | Transposed) else 0
-                unit = 2.0 ** (exponent - timing.lowest("activity") - d.point)
-                x_F += np.abs(graph.weight(q)).astype(np.float64).sum(1) * unit * activity[q.source]
-        bound[f"{p.name}.x_F"] = float(x_F.max())
-        # In the second phase a target may rise by what errors send down; its announcement stays within reach.
-        activity[p.name] = reach
+            exponent = q.synapses.exponent if isinstance(q.synapses, DenseInt | Transposed) else 0
+            unit = 2.0 ** (exponent - timing.lowest("activity" if q.carries == "s_A" else "error"))
+            most = min(pixel, reach["s_A"]) if q.source == graph.source.name else reach[q.carries]
+            sums[q.into] += np.abs(graph.weight(q)).astype(np.float64).sum(1) * unit * most
+        x_F, e_in = float(sums["a_x"].max()), float(sums["a_e"].max())
+        x_T = (
+            pixel * one
+            if d.role == "input"
+            else max(x_F, one)
+            if d.role == "output"
+            else float((sums["a_x"] + sums["a_e"]).max())
+        )
+        bound[f"{p.name}.x_F"], bound[f"{p.name}.e_in"], bound[f"{p.name}.x_T"] = x_F, e_in, x_T
+        bound[f"{p.name}.e_T"] = 0.0 if d.role == "input" else x_T + x_F
+        bound[f"{p.name}.x_A"], bound[f"{p.name}.e_A"] = reach["s_A"] * one, reach["s_e"] * one
     return bound
 
 

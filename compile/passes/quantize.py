@@ -217,6 +217,8 @@ def _lif(state: State) -> State:
         report[projection.name] = _report(weight, whole, unit, mode) | {
             "vth": registers.vth,
             "vth_error": abs(registers.vth * unit - d.vth),
+            "du_error": abs((registers.du + 1) / 4096 - d.du),
+            "dv_error": abs(registers.dv / 4096 - d.dv),
         }
     return replace(
         state,

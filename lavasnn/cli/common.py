@@ -115,7 +115,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def note(quiet: bool, text: str) -> None:
     """A line of progress on stderr."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(("\r\x1b[K" if sys.stderr.isatty() else "") + text, err=True)  # a ticker may stand in this line
 
 
 def ticker(quiet: bool, what: str) -> Callable[[int, int], None] | None:
@@ -124,7 +124,7 @@ def ticker(quiet: bool, what: str) -> Callable[[int, int], None] | None:
         return None
 
     def tick(done: int, total: int) -> None:
-        click.echo(f"\r{what}: {done}/{total}" + ("\n" if done >= total else ""), err=True, nl=False)
+        click.echo(f"\r\x1b[K{what}: {done}/{total}" + ("\n" if done >= total else ""), err=True, nl=False)
 
     return tick
 

@@ -131,10 +131,17 @@ def print_program(program: Program, output: Path) -> None:
         f"{fit['memory_bytes']:,} bytes (estimate)"
     )
     rows = [
-        [name, r["sign_mode"], f"{r['unit']:.4g}", f"{r['changed']:,} of {r['weights']:,}", f"{r['largest_error']:.3g}"]
+        [
+            name,
+            r["sign_mode"],
+            f"{r['unit']:.4g}",
+            f"{r['changed']:,} of {r['weights']:,}",
+            str(r["saturated"]),
+            f"{r['largest_error']:.3g}",
+        ]
         for name, r in q["projections"].items()
     ]
-    table("Weights in 8 bits", ["projection", "sign mode", "unit", "changed", "largest error"], rows)
+    table("Weights in 8 bits", ["projection", "sign mode", "unit", "changed", "saturated", "largest error"], rows)
 
 
 COMMANDS = {"export": export_command, "compile": compile_command}

@@ -120,7 +120,9 @@ def run_command(
         "steps": result.steps,
         "accuracy": result.accuracy,
         "seconds": round(seconds, 3),
-        "messages_per_sample": {k: float(v.sum(axis=1).mean()) for k, v in result.messages.items()},
+        "messages_per_sample": {
+            k: float(v.sum(axis=1).mean()) for k, v in result.messages.items() if settle or not k.endswith(".s_e")
+        },
     }
     if output is not None:
         target = network.program.target if network.program else None

@@ -87,7 +87,7 @@ def train_command(
     values: dict[str, Any] = {
         "accuracy": {"test": accuracy, "validation": trainer.progress.history[-1].validation_accuracy},
         "seconds": round(seconds, 2),
-        "bits_per_neuron": network.training,
+        "bits_per_neuron": network.training or dict.fromkeys(("error_phase", "last_epoch", "error_phase_heard")),
         "epochs": len(trainer.progress.history),
         "seed": used,
         "method": run.training.method,
@@ -196,6 +196,9 @@ def train_one(
         checkpoint.unlink(missing_ok=True)
         raise
     except KeyboardInterrupt:
+        if unfinished == "replace":
+            checkpoint.unlink(missing_ok=True)
+            raise
         spent = time.monotonic() - started
         raise KeyboardInterrupt(f"interrupted after {spent:.0f} s; --resume goes on from {checkpoint}") from None
     trainer.save_model(path)

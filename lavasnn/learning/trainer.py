@@ -254,9 +254,10 @@ class Trainer:
         self.progress = Progress(**progress)
 
     def adopt(self, path: Path) -> bool:
-        """Take over a finished model if it is of this very configuration and seed; tells whether it is."""
+        """Take over a finished model if it is of this very configuration, seed and data; tells whether it is."""
         model = load_model(path)
-        if dump(model.config) != dump(self.config) or model.seed != self.seed or model.net.sizes != self.net.sizes:
+        mine, theirs = (dump(self.config), self.seed, self._fingerprint), (dump(model.config), model.seed, model.data)
+        if mine != theirs:
             return False
         load_arrays(self.net, arrays(model.net))
         self.progress = Progress(epoch=len(model.history), history=model.history)
@@ -264,7 +265,8 @@ class Trainer:
 
     def save_model(self, path: Path) -> None:
         """Write the network to a file of kind "model"."""
-        save_model(path, self.net, self.config, self.encoding, [asdict(r) for r in self.progress.history], self.seed)
+        history = [asdict(r) for r in self.progress.history]
+        save_model(path, self.net, self.config, self.encoding, history, self.seed, self._fingerprint)
 
 
 @contextlib.contextmanager
@@ -373,14 +375,17 @@ def dump(config: RunConfig) -> dict[str, Any]:
     return entries | {"timing": asdict(config.timing)}
 
 
-def save_model(path: Path, net: DiffPCNet, config: RunConfig, code: Encoding, history: list[dict[str, Any]], seed: int) -> None:
-    """Write a network, how it was trained and how its input is coded."""
+def save_model(
+    path: Path, net: DiffPCNet, config: RunConfig, code: Encoding, history: list[dict[str, Any]], seed: int, data: str = ""
+) -> None:
+    """Write a network, how and on which images (their checksum) it was trained, and how its input is coded."""
     header = {
         "config": dump(config),
         "sizes": list(net.sizes),
         "encoding": code.to_json(),
         "history": history,
         "seed": seed,
+        "data": data,
     }
     write_tensors(path, "model", header, arrays(net))
 
@@ -394,6 +399,7 @@ class Model:
     encoding: Encoding
     history: list[EpochReport]
     seed: int
+    data: str
 
 
 def load_model(path: Path) -> Model:
@@ -407,4 +413,4 @@ def load_model(path: Path) -> Model:
     net = DiffPCNet(header["sizes"], config.timing)
     load_arrays(net, tensors)
     history = [EpochReport(**entry) for entry in header["history"]]
-    return Model(net, config, Encoding.from_json(header["encoding"]), history, header["seed"])
+    return Model(net, config, Encoding.from_json(header["encoding"]), history, header["seed"], header.get("data", ""))

@@ -173,7 +173,7 @@ def _cycle(
         The new actual, the number of spikes sent, and whether some neuron moved as far as a cycle can.
     """
     lowest, levels, floor = _lowest(timing, kind)[cycle], _levels(timing), kind == "activity"
-    if target.device.type != "cpu" or timing.schedule == "constant":
+    if timing.schedule == "constant" or not fused(target):
         k, after = collapse(target, actual, lowest, levels, timing.comparator, floor)
         size = k.abs()
         spikes = size if timing.schedule == "constant" else _popcount(timing.n, k.device)[size.to(torch.int64)]
@@ -185,6 +185,11 @@ def _cycle(
         goal, start, end, kind_of(1.0 / lowest), kind_of(lowest), kind_of(levels), timing.comparator == ">", floor
     )
     return after, spikes, most >= levels
+
+
+def fused(target: Tensor) -> bool:
+    """Whether a cycle runs in the compiled kernel (processor) or as array operations (any other device)."""
+    return target.device.type == "cpu"
 
 
 _ZEROS: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}

@@ -27,8 +27,7 @@ def results(folder: Path) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     for path in sorted(folder.glob("*.json")):
         summary = json.loads(path.read_text())
-        if "results" in summary:
-            lines.append("| " + " | ".join(_row(path.stem, summary)) + " |")
+        lines.append("| " + " | ".join(_row(path.stem, summary)) + " |")
     return "\n".join(lines)
 
 

@@ -78,13 +78,8 @@ def worst_states(graph: Graph, timing: Timing) -> dict[str, float]:
             most = min(pixel, reach["s_A"]) if q.source == graph.source.name else reach[q.carries]
             sums[q.into] += np.abs(graph.weight(q)).astype(np.float64).sum(1) * unit * most
         x_F, e_in = float(sums["a_x"].max()), float(sums["a_e"].max())
-        x_T = (
-            pixel * one
-            if d.role == "input"
-            else max(x_F, one)
-            if d.role == "output"
-            else float((sums["a_x"] + sums["a_e"]).max())
-        )
+        # Clamped to a pixel; clamped to 0 or 1 after following x_F; moved as far as errors push.
+        x_T = {"input": pixel * one, "output": max(x_F, one), "hidden": float((sums["a_x"] + sums["a_e"]).max())}[d.role]
         bound[f"{p.name}.x_F"], bound[f"{p.name}.e_in"], bound[f"{p.name}.x_T"] = x_F, e_in, x_T
         bound[f"{p.name}.e_T"] = 0.0 if d.role == "input" else x_T + x_F
         bound[f"{p.name}.x_A"], bound[f"{p.name}.e_A"] = reach["s_A"] * one, reach["s_e"] * one

@@ -167,7 +167,7 @@ def train_one(
         quiet: No progress on stderr.
 
     Returns:
-        The trainer and the seconds of training in all its sessions.
+        The trainer and the seconds of training, interruptions left out.
 
     Raises:
         InputError: There is an unfinished run and `unfinished` is "refuse", or it belongs to another configuration.

@@ -36,7 +36,7 @@ def _row(name: str, summary: dict[str, Any]) -> list[str]:
     sizes = [INPUTS[config["data"]["name"]], *config["network"]["hidden"], 10]
     epochs, seeds = config["training"]["epochs"], len(config["seeds"])
     return [
-        f"`{name}`, {epochs} epochs, {seeds} seeds",
+        f"`{name}`, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}",
         f"{config['data']['name'].replace('_', '-')} {'-'.join(map(str, sizes))}",
         _percent(found["diffpc"], "test_float"),
         _percent(found["diffpc"], "test_int8"),

@@ -55,13 +55,22 @@ class Dense:
     weight: NDArray[Any]
 
 
+SignMode = Literal["mixed", "excitatory", "inhibitory"]
+
+GRID: dict[SignMode, tuple[int, int, int]] = {
+    "mixed": (-256, 254, 2),
+    "excitatory": (0, 255, 1),
+    "inhibitory": (-255, 0, 1),
+}
+"""Smallest and largest 8-bit weight and their spacing (lava-nc 0.10.0, utils/weightutils.py: a mixed sign costs a bit)."""
+
+
 @dataclass(frozen=True)
 class DenseInt:
     """All-to-all synapses as a neurocore holds them (Lava's Dense, fixed_pt).
 
     Args:
-        weight: Integers, shape (post, pre), on the grid of `sign_mode`: even in -256..254 for "mixed", 0..255 for
-            "excitatory", -255..0 for "inhibitory" (8 bits each; lava-nc 0.10.0, utils/weightutils.py).
+        weight: Integers, shape (post, pre), on the `GRID` of `sign_mode`.
         exponent: The accumulated sum is shifted left by this many bits (right, rounding down, if negative).
         sign_mode: Lava's SignMode.
         unit: What one weight unit is worth in the real network.
@@ -69,7 +78,7 @@ class DenseInt:
 
     weight: NDArray[Any]
     exponent: int = 0
-    sign_mode: Literal["mixed", "excitatory", "inhibitory"] = "mixed"
+    sign_mode: SignMode = "mixed"
     unit: float = 1.0
 
 

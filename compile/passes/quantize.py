@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +21,8 @@ from lavasnn.dynamics.fixedpoint import STATE_MAX
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import RangeError
-from lavasnn.ir import Dense, DenseInt, Graph, Population, Projection, Transposed
+from lavasnn.ir import GRID, Dense, DenseInt, Graph, Population, Projection, SignMode, Transposed
 
-SignMode = Literal["mixed", "excitatory", "inhibitory"]
-GRID: dict[SignMode, tuple[int, int, int]] = {
-    "mixed": (-256, 254, 2),
-    "excitatory": (0, 255, 1),
-    "inhibitory": (-255, 0, 1),
-}
 LARGEST_SHIFT = 20
 HEADROOM = 1
 """Bits that states have left on the calibration samples, if it can be had."""

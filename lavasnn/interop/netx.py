@@ -27,12 +27,10 @@ from numpy.typing import NDArray
 from lavasnn.dynamics.lif import LifInt
 from lavasnn.errors import InputError
 from lavasnn.files import replacing
-from lavasnn.ir import DenseInt, Graph, Population, Projection, Source
+from lavasnn.ir import GRID, DenseInt, Graph, Population, Projection, Source
 
 BIAS_EXP = 6
 """Left shift of every bias in netx."""
-GRID = {"mixed": (-256, 254, 2), "excitatory": (0, 255, 1), "inhibitory": (-255, 0, 1)}
-"""Smallest and largest weight and their spacing, as in `lavasnn.ir.DenseInt`."""
 
 
 def write_net(graph: Graph, path: Path) -> None:

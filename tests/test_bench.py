@@ -15,7 +15,7 @@ from lavasnn.cli import bench
 @pytest.mark.lava
 def test_bench_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "BATCH", 64)
-    monkeypatch.setattr(bench, "LAVA_SAMPLES", (2, 6))
+    monkeypatch.setattr(bench, "LAVA_SAMPLES", (4, 64))
     monkeypatch.setattr(bench, "TRAIN_BATCHES", 4)
     monkeypatch.delenv("LAVASNN_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -24,7 +24,8 @@ from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.files import write_tensors
 from lavasnn.ir import DenseInt, Graph, Population, Projection, Transposed
-from lavasnn.learning.trainer import Trainer, save_model
+from lavasnn.learning.model import save_model
+from lavasnn.learning.trainer import Trainer
 
 CONFIG = 'name = "tiny"\n[data]\nname = "digits"\n[network]\nhidden = [8]\n[training]\nepochs = 1\n[timing]\nm = 3\nn = 6\n'
 LIF = 'neuron = "lif"\nsteps = 4\nsizes = [64, 8, 10]\n[input]\nlevels = 16\n'

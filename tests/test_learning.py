@@ -19,8 +19,9 @@ from lavasnn.config import DataSection, NetworkSection, RunConfig, TrainingSecti
 from lavasnn.data import Images, load
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import FileFormatError, InputError, LavasnnError
+from lavasnn.learning.model import load_model
 from lavasnn.learning.rules import RULES, Batch, backprop, diffpc, predictive_coding
-from lavasnn.learning.trainer import Trainer, augmented, load_model, outputs, predict
+from lavasnn.learning.trainer import Trainer, augmented, outputs, predict
 from lavasnn.nn.diffpc import DiffPCNet
 
 SMALL = Timing(m=2, n=6, m_error=0, init_cycles=2, settle_cycles=3)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lavasnn import config
-from lavasnn.learning.trainer import dump
+from lavasnn.learning.model import dump
 from lavasnn.report.tables import results
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -176,7 +176,7 @@ def open_network(path: Path) -> Loaded:
     if kind == "graph":
         return Loaded(kind, Graph.load(path))
     from lavasnn.export import to_graph
-    from lavasnn.learning.trainer import load_model
+    from lavasnn.learning.model import load_model
     from lavasnn.measure.traffic import training_summary
 
     model = load_model(path)

@@ -24,7 +24,8 @@ from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import write_text
 
 if TYPE_CHECKING:
-    from lavasnn.learning.trainer import EpochReport, Trainer
+    from lavasnn.learning.model import EpochReport
+    from lavasnn.learning.trainer import Trainer
 
 Unfinished = Literal["refuse", "resume", "replace"]
 

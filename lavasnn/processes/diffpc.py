@@ -8,6 +8,9 @@ Wire it with Lava's own Dense, which adds the one step a synapse takes:
 Source of the dynamics: `lavasnn.dynamics.diffpc.step`.
 """
 
+# Lava declares ports and variables of a model as LavaPyType and builds them later.
+# pyright: reportAssignmentType=false
+
 import os
 
 import numpy as np
@@ -85,7 +88,12 @@ class DiffPC(AbstractProcess):
 class _Model(PyLoihiProcessModel):
     """What both precisions share: windows, clamping, recording."""
 
+    a_x: PyInPort
+    a_e: PyInPort
+    s_A: PyOutPort
+    s_e: PyOutPort
     dtype: type = np.float64
+    sent: type = np.float64
 
     def __init__(self, proc_params: dict) -> None:
         super().__init__(proc_params)
@@ -108,8 +116,8 @@ class _Model(PyLoihiProcessModel):
     def run_spk(self) -> None:
         """One step: receive, update, send."""
         sample, t = divmod(self.time_step - 1, self.window)
-        a_x = self.a_x.recv().astype(self.dtype)
-        a_e = self.a_e.recv().astype(self.dtype)
+        a_x = np.asarray(self.a_x.recv(), self.dtype)
+        a_e = np.asarray(self.a_e.recv(), self.dtype)
         target = None if self.targets is None else self.targets[sample % len(self.targets)]
         now = self.params.now(t, self.settle)
         self.state, s_A, s_e = dynamics.step(self.params, now, self.state, a_x, a_e, target)

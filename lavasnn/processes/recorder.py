@@ -3,6 +3,9 @@
 Lava's Var.get moves one element at a time, and a Monitor costs most of a small run.
 """
 
+# Lava declares ports and variables of a model as LavaPyType and builds them later.
+# pyright: reportAssignmentType=false
+
 import os
 
 import numpy as np

@@ -78,6 +78,18 @@ class TrainingSection(_Section):
     relaxation_rate: float = Field(default=0.1, gt=0, le=1)
 
 
+class ChooseSection(_Section):
+    """What was compared before the settings were fixed.
+
+    Attributes:
+        held_out: Training images to compare on; the test images are not read.
+        candidates: Entries of `training` that each comparison changes; the run's own settings have to be among them.
+    """
+
+    held_out: int = Field(default=10_000, ge=1)
+    candidates: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+
+
 class RunConfig(_Section):
     """A whole training run.
 
@@ -85,6 +97,7 @@ class RunConfig(_Section):
         name: Of the run and its files.
         seeds: One run each; a single run uses the first.
         baselines: Methods that a summary compares with.
+        choose: How its settings are chosen; no part of what a run does.
         threads: Of torch.
         timing: Fields of `lavasnn.dynamics.diffpc.Timing`.
     """
@@ -97,6 +110,7 @@ class RunConfig(_Section):
     network: NetworkSection = NetworkSection()
     training: TrainingSection = TrainingSection()
     timing: Timing = Timing()
+    choose: ChooseSection = ChooseSection()
 
     def with_training(self, **changes: Any) -> RunConfig:
         """The same run with other training entries.
@@ -107,11 +121,16 @@ class RunConfig(_Section):
         try:
             training = TrainingSection.model_validate(self.training.model_dump() | changes)
         except ValidationError as error:
-            raise ConfigError("training: " + "; ".join(_complaint(e) for e in error.errors())) from None
+            raise ConfigError("training: " + "; ".join(_complaint(e, TrainingSection) for e in error.errors())) from None
         return self.model_copy(update={"training": training})
 
 
-_SECTIONS: dict[str, type[_Section]] = {"data": DataSection, "network": NetworkSection, "training": TrainingSection}
+_SECTIONS: dict[str, type[_Section]] = {
+    "data": DataSection,
+    "network": NetworkSection,
+    "training": TrainingSection,
+    "choose": ChooseSection,
+}
 
 
 def parse(entries: dict[str, Any], where: str) -> RunConfig:
@@ -130,6 +149,11 @@ def parse(entries: dict[str, Any], where: str) -> RunConfig:
     for i, size in enumerate(config.network.hidden):
         if size < 1:
             raise ConfigError(f"{where}: network.hidden[{i}] is {size}; a layer needs at least 1 neuron")
+    for i, changes in enumerate(config.choose.candidates):
+        try:
+            config.with_training(**changes)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: choose.candidates[{i}]: {error}") from None
     return config
 
 
@@ -147,10 +171,10 @@ def _timing(entries: Any, where: str) -> dict[str, Any]:
     return entries
 
 
-def _complaint(error: Any) -> str:
+def _complaint(error: Any, top: type[_Section] = RunConfig) -> str:
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        section = _SECTIONS.get(str(error["loc"][0]), RunConfig) if len(error["loc"]) > 1 else RunConfig
+        section = _SECTIONS.get(str(error["loc"][0]), top) if len(error["loc"]) > 1 else top
         return f"unknown entry {place}; allowed are {', '.join(section.model_fields)}"
     return f"{place} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
@@ -181,6 +205,7 @@ def load(path: Path) -> RunConfig:
 
 
 __all__ = [
+    "ChooseSection",
     "DataSection",
     "NetworkSection",
     "RunConfig",

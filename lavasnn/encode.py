@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, cast
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from lavasnn.errors import InputError
@@ -27,24 +28,30 @@ MAX_SEED = 2**63 - 1  # the largest integer of TOML
 MAX_STEPS = 2**31 - 1  # the step is the upper half of the counter, the feature the lower one
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio, odd
-_CHUNK = 1 << 15  # draws made at once, so that the scratch arrays stay in the processor's cache
 
 UInt64Array = NDArray[np.uint64]
 
 
-def _mix(z: UInt64Array) -> UInt64Array:
-    """Apply SplitMix64's finaliser to `z` in place and return it; a bijection of the 64-bit numbers."""
-    z ^= z >> np.uint64(30)
-    z *= np.uint64(0xBF58476D1CE4E5B9)
-    z ^= z >> np.uint64(27)
-    z *= np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return z
+@njit(inline="always")
+def _output(key: Any, n: Any) -> Any:
+    """Return output `n` of the SplitMix64 generator with the state `key`, both uint64."""
+    z = key + (n + np.uint64(1)) * _GAMMA
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
 
 
-def _output(key: UInt64Array, n: UInt64Array) -> UInt64Array:
-    """Return output `n` of the SplitMix64 generator with the state `key`; the arguments broadcast."""
-    return _mix(key + (n + np.uint64(1)) * _GAMMA)
+@njit(nogil=True, cache=True)
+def _draw(seed: Any, samples: Any, goals: Any, levels: Any, out: Any) -> None:
+    """Fill `out` (sample, step, feature), uint8, from pixels shifted left by 32, (sample, feature), uint64."""
+    key = _output(seed, np.uint64(0))
+    for i in range(out.shape[0]):
+        own = _output(key, samples[i])
+        for t in range(out.shape[1]):
+            step = np.uint64(t) << np.uint64(32)
+            row, goal = out[i, t], goals[i]
+            for f in range(row.shape[0]):
+                row[f] = (_output(own, step | np.uint64(f)) >> np.uint64(32)) * levels < goal[f]
 
 
 @dataclass(frozen=True)
@@ -117,20 +124,9 @@ class Encoding:
         _check_int("steps", steps, 1, MAX_STEPS)
         n_samples, n_features = checked.shape
         samples = _sample_counters(sample_indices, n_samples)
-        zero = np.zeros(1, np.uint64)
-        keys = _output(_output(np.array([self.seed], np.uint64), zero), samples)
-        step_counters = np.arange(steps, dtype=np.uint64) << np.uint64(32)
-        counters = step_counters[:, None] | np.arange(n_features, dtype=np.uint64)[None, :]
         goals = checked.astype(np.uint64) << np.uint64(32)
-        levels = np.uint64(self.levels)
         out = np.empty((n_samples, steps, n_features), np.bool_)
-        n_rows = max(1, _CHUNK // max(1, counters.size))
-        for start in range(0, n_samples, n_rows):
-            rows = slice(start, start + n_rows)
-            draws = _output(keys[rows, None, None], counters)
-            draws >>= np.uint64(32)
-            draws *= levels
-            np.less(draws, goals[rows, None, :], out=out[rows])
+        _draw(np.uint64(self.seed), samples, goals, np.uint64(self.levels), out.view(np.uint8))
         return out
 
     def to_json(self) -> dict[str, str | int]:

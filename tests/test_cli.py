@@ -21,7 +21,7 @@ from compile.backends import exact
 from compile.program import Program
 from lavasnn import data
 from lavasnn.cli import COMMANDS, main
-from lavasnn.config import load
+from lavasnn.config import load as load_config
 from lavasnn.errors import LavaMissing
 from lavasnn.files import read_tensors
 from lavasnn.learning.trainer import Trainer
@@ -168,6 +168,32 @@ def test_a_summary_holds_all_seeds_and_methods(tmp_path: Path, monkeypatch: pyte
     assert results["diffpc"]["deviation"]["test_int8"] == pytest.approx(spread, abs=1e-6)
 
 
+CHOICE = """[choose]
+held_out = 50
+candidates = [{ epochs = 1 }, { epochs = 3 }, { epochs = 3, learning_rate = 1e-9 }]
+"""
+
+
+def test_choosing_compares_candidates_on_held_out_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.toml").write_text(CONFIG.format(epochs=3, batch=32) + CHOICE)
+    asked: list[str] = []
+    load = data.load
+    monkeypatch.setattr(data, "load", lambda spec, *a, **k: asked.append(spec) or load(spec, *a, **k))
+    outcome = done("train", "c.toml", "--choose", "out/c.json", "--json", "-q")
+    assert asked == ["digits:train"]
+    assert outcome.json == json.loads((tmp_path / "out" / "c.json").read_text())
+    assert outcome.json["held_out"] == 50
+    rows = outcome.json["candidates"]
+    assert [len(r["by_epoch"]) for r in rows] == [1, 3, 3]
+    assert outcome.json["best"] == max(rows, key=lambda r: r["validation"])["changes"] == {"epochs": 3}
+    train, held = data.validation_split(load("digits:train"), 50, seed=0)
+    trainer = Trainer(load_config(tmp_path / "c.toml"), train, held)
+    trainer.run()
+    assert rows[1]["validation"] == trainer.evaluate(held)
+    assert done("train", "c.toml", "--choose", "again.json", "--json", "-q").json["candidates"] == rows  # taken over
+
+
 def _weights(path: Path) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in read_tensors(path)[2].items()}
 
@@ -204,7 +230,7 @@ def test_an_unfinished_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     config.write_text(CONFIG.format(epochs=1, batch=128))
     checkpoint = tmp_path / "m.checkpoint.safetensors"
     images, aside = data.validation_split(data.load("digits:train"), 100, 0)
-    Trainer(load(config), images, aside).save_checkpoint(checkpoint)
+    Trainer(load_config(config), images, aside).save_checkpoint(checkpoint)
     before = checkpoint.read_bytes()
     outcome = lavasnn("train", config, "-o", tmp_path / "m", "-q")
     assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)

@@ -63,7 +63,7 @@ def test_spikes_follow_the_documented_rule(levels: int, seed: int, samples: list
                 assert spikes[k, t, f] == spike_by_hand(pixels[k][f], levels, seed, sample, t, f)
 
 
-@pytest.mark.parametrize(("n_features", "steps"), [(7, 5), (700, 60)])  # the second is larger than one chunk
+@pytest.mark.parametrize(("n_features", "steps"), [(7, 5), (700, 60)])
 def test_a_sample_does_not_depend_on_its_batch(n_features: int, steps: int):
     pixels = np.random.default_rng(1).integers(0, 256, (60, n_features)).astype(np.uint8)
     encoding = Encoding("bernoulli", seed=5)

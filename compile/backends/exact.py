@@ -274,7 +274,7 @@ def _lif(
         sizes={p.name: p.size for p in graph.populations},
         outputs=answer,
         labels=np.zeros(0, np.int64) if labels is None else labels,
-        messages={f"{name}.s": np.count_nonzero(s, axis=2).astype(np.int32) for name, s in spikes.items()},
+        messages={f"{name}.s": lif_kernel.count_spikes(s.view(np.uint8)) for name, s in spikes.items()},
         unheard=unheard(graph),
         traces={f"{name}.s": s.astype(np.int8) for name, s in spikes.items()} | margins if record else {},
     )

@@ -8,7 +8,6 @@ import re
 import statistics
 import tempfile
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +17,7 @@ from lavasnn import config as configs
 from lavasnn import data
 from lavasnn.cli.common import FILE, OUTPUT, OUTPUT_FILE, SEEDS, machine, note, open_network, show, ticker
 from lavasnn.cli.deploy import build
-from lavasnn.config import RunConfig
+from lavasnn.config import DataSection, RunConfig
 from lavasnn.data import Images
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import write_text
@@ -46,6 +45,11 @@ Unfinished = Literal["refuse", "resume", "replace"]
 @click.option(
     "--summary", type=OUTPUT_FILE, help="Train all seeds of the configuration and its baseline, and write what came out."
 )
+@click.option(
+    "--choose",
+    type=OUTPUT_FILE,
+    help="Compare the configuration's candidates on held-out images and write what came out.",
+)
 @OUTPUT
 def train_command(
     config: Path,
@@ -58,6 +62,7 @@ def train_command(
     data_dir: Path | None,
     download: bool,
     summary: Path | None,
+    choose: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -69,17 +74,27 @@ def train_command(
     run = run if method is None else run.with_training(method=method)
     run = run if epochs is None else run.with_training(epochs=epochs)
     _check_device(device)
-    train, validation, test = load_splits(run, data_dir, download)
-    if summary is not None:
-        if output is not None or seed is not None or unfinished is not None:
-            raise InputError("--summary trains every seed and resumes by itself: no --output, --seed, --resume or --restart")
-        _check_writable(summary)
+    if summary is not None or choose is not None:
+        if (output, seed, unfinished) != (None, None, None) or (summary is not None and choose is not None):
+            raise InputError(
+                "--summary and --choose train several networks and resume by themselves: only one of them, and no --output, "
+                "--seed, --resume or --restart"
+            )
+        several = summary or choose
+        assert several is not None
+        _check_writable(several)
         changes = {"method": method, "epochs": epochs, "device": None if device == "cpu" else device}
-        command = " ".join(["lavasnn train", config.name, *(f"--{k} {v}" for k, v in changes.items() if v), "--summary FILE"])
-        values = {"command": command} | summarise(run, train, validation, test, device, quiet)
-        write_text(summary, json.dumps(values, indent=1) + "\n")
-        show(as_json, values, lambda: click.echo(json.dumps(values["results"], indent=1)))
+        flag = "--summary" if summary is not None else "--choose"
+        command = " ".join(["lavasnn train", config.name, *(f"--{k} {v}" for k, v in changes.items() if v), flag, "FILE"])
+        if summary is not None:
+            found = summarise(run, *load_splits(run, data_dir, download), device, quiet)
+        else:
+            found = compare_candidates(run, data.load(f"{run.data.name}:train", data_dir, download=download), device, quiet)
+        values = {"command": command} | found
+        write_text(several, json.dumps(values, indent=1) + "\n")
+        show(as_json, values, lambda: click.echo(json.dumps(values.get("results", values.get("candidates")), indent=1)))
         return
+    train, validation, test = load_splits(run, data_dir, download)
     used = run.seeds[0] if seed is None else seed
     path = output or Path("runs") / f"{run.name}-{run.training.method}-s{used}.safetensors"
     trainer, seconds = train_one(run, train, validation, used, device, path, unfinished or "refuse", quiet)
@@ -135,14 +150,22 @@ def load_splits(run: RunConfig, data_dir: Path | None, download: bool) -> tuple[
     """Training, validation (if the configuration holds some out) and test images."""
     train = data.load(f"{run.data.name}:train", data_dir, download=download)
     test = data.load(f"{run.data.name}:test", data_dir, download=download)
-    if run.data.limit:
-        train = train.take(min(run.data.limit, len(train)))
-    if not run.data.validation:
-        return train, None, test
-    if run.data.validation >= len(train):
-        raise InputError(f"data.validation is {run.data.validation:,}, the training set has {len(train):,} images")
-    train, validation = data.validation_split(train, run.data.validation, seed=0)
-    return train, validation, test
+    return *held_out(run.data, train), test
+
+
+def held_out(section: DataSection, train: Images) -> tuple[Images, Images | None]:
+    """Training images cut to the configuration's limit, and those held out of them.
+
+    Raises:
+        InputError: More are to be held out than there are.
+    """
+    if section.limit:
+        train = train.take(min(section.limit, len(train)))
+    if not section.validation:
+        return train, None
+    if section.validation >= len(train):
+        raise InputError(f"data.validation is {section.validation:,}, the training set has {len(train):,} images")
+    return data.validation_split(train, section.validation, seed=0)
 
 
 def train_one(
@@ -219,6 +242,8 @@ def summarise(
     run: RunConfig, train: Images, validation: Images | None, test: Images, device: str, quiet: bool
 ) -> dict[str, Any]:
     """Train every seed with the configuration's method and with its baseline; measure float, integers and messages."""
+    from lavasnn.learning.model import dump
+
     results: dict[str, Any] = {}
     methods = list(dict.fromkeys([run.training.method, *run.baselines]))
     for method in methods:
@@ -230,12 +255,49 @@ def summarise(
             "seeds": rows,
         }
     return {
-        "config": json.loads(json.dumps(run.model_dump(exclude={"timing"}))) | {"timing": asdict(run.timing)},
+        "config": dump(run),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "machine": machine(),
         "device": device,
         "test_samples": len(test),
         "results": results,
+    }
+
+
+def compare_candidates(run: RunConfig, images: Images, device: str, quiet: bool) -> dict[str, Any]:
+    """Train every candidate with the first seed and compare their accuracies on images held out of the training set.
+
+    Raises:
+        InputError: The configuration names no candidates, or its own settings are not among them.
+    """
+    from lavasnn.learning.model import dump
+
+    runs = [run.with_training(**changes) for changes in run.choose.candidates]
+    if run.training not in [r.training for r in runs]:
+        raise InputError(f"{run.name}: choose.candidates has {len(runs)} entries, none with the settings of the run itself")
+    held = DataSection.model_validate(run.data.model_dump() | {"validation": run.choose.held_out})
+    train, validation = held_out(held, images)
+    rows: list[dict[str, Any]] = []
+    for i, (changes, candidate) in enumerate(zip(run.choose.candidates, runs, strict=True), start=1):
+        path = Path("runs") / f"{run.name}-{run.training.method}-candidate{i}.safetensors"
+        note(quiet, f"{run.name}, candidate {i} of {len(runs)}: {changes}")
+        trainer, seconds = train_one(
+            candidate.model_copy(update={"data": held}), train, validation, run.seeds[0], device, path, "resume", quiet
+        )
+        by_epoch = [round(e.validation_accuracy or 0.0, 5) for e in trainer.progress.history]
+        rows.append({"changes": changes, "validation": by_epoch[-1], "seconds": round(seconds, 1), "by_epoch": by_epoch})
+    best = max(range(len(rows)), key=lambda i: rows[i]["validation"])
+    if runs[best].training != run.training:
+        note(quiet, f"{rows[best]['changes']} did best, which the configuration does not have")
+    return {
+        "config": dump(run),
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": machine(),
+        "device": device,
+        "seed": run.seeds[0],
+        "held_out": len(validation or ()),
+        "candidates": rows,
+        "best": rows[best]["changes"],
     }
 
 

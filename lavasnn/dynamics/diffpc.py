@@ -96,7 +96,8 @@ class DiffPC:
 
     def __post_init__(self) -> None:
         _check_role(self.role, self.depth)
-        if not np.all(np.isfinite(np.asarray(self.bias, dtype=np.float64))):
+        bias = self.bias.detach().cpu() if hasattr(self.bias, "detach") else self.bias  # a torch parameter may be elsewhere
+        if not np.all(np.isfinite(np.asarray(bias, dtype=np.float64))):
             raise InputError(f"DiffPC {self.role} population: a bias is not finite")
 
     def now(self, t: int, settle: bool) -> Now:
@@ -212,6 +213,8 @@ def initial(p: Dynamics, like: Array) -> State:
     zero = xp.zeros_like(like)
     if hasattr(p.bias, "detach"):  # a torch parameter
         bias = p.bias.detach().to(like)
+    elif isinstance(p.bias, int | float):
+        bias = p.bias
     else:
         bias = xp.asarray(p.bias, dtype=like.dtype, device=device(like))
     return State(x_F=zero + bias, x_T=zero, x_A=zero, e_in=zero, e_T=zero, e_A=zero, mask=zero)

@@ -327,3 +327,16 @@ def count_layer(
     totals, counts = np.zeros(spikes.shape[:2], np.int32), np.zeros((spikes.shape[0], post), np.int32)
     _launch(params, weights_t, spikes, exponent, arrive, packed, np.empty((0, 0, 0), np.uint8), totals, counts)
     return counts, totals
+
+
+@njit(nogil=True, cache=True)
+def count_spikes(spikes: Any) -> Any:
+    """Number of spikes of each step, int32 (batch, steps), from spikes as uint8 or bool (batch, steps, neuron)."""
+    counts = np.zeros(spikes.shape[:2], np.int32)
+    for b in range(spikes.shape[0]):
+        for t in range(spikes.shape[1]):
+            total = np.int32(0)
+            for s in spikes[b, t]:
+                total += np.int32(s)
+            counts[b, t] = total
+    return counts

@@ -63,8 +63,8 @@ def load_arrays(net: DiffPCNet, values: dict[str, NDArray[Any]]) -> None:
 
 
 def dump(config: RunConfig) -> dict[str, Any]:
-    """A configuration as JSON values."""
-    entries = json.loads(json.dumps(config.model_dump(exclude={"timing"})))
+    """What a run does as JSON values; how its settings were chosen is left out."""
+    entries = json.loads(json.dumps(config.model_dump(exclude={"timing", "choose"})))
     return entries | {"timing": asdict(config.timing)}
 
 

@@ -9,17 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile import rules
+from compile.backends import exact
+from compile.fit import fit
 from compile.passes.calibrate import Calibrate
+from compile.passes.fold import Fold
 from compile.passes.partition import Partition
+from compile.passes.place import Place
 from compile.passes.quantize import Quantize
+from compile.passes.route import Route
 from compile.passes.schedule import Schedule
 from compile.passes.state import Pass, State
 from compile.program import Program
 from compile.target import LOIHI2, Target
-from lavasnn.errors import InputError
+from lavasnn.errors import InputError, LimitError
 from lavasnn.ir import Graph
 
-PASSES: tuple[Pass, ...] = (Quantize(), Calibrate(), Schedule(), Partition())
+PASSES: tuple[Pass, ...] = (Fold(), Quantize(), Calibrate(), Schedule(), Partition(), Place(), Route())
 
 
 def compile_graph(
@@ -46,10 +51,11 @@ def compile_graph(
     Raises:
         InputError: A design rule is violated, before or after, or there is nothing to calibrate on.
         RangeError: Numbers that no register holds.
-        LimitError: The network does not fit.
+        LimitError: The network does not fit; holds everything that it needs too much of.
     """
     if len(pixels) < 1:
         raise InputError("compile: 0 calibration samples, at least 1 is needed")
+    exact.check_samples(graph, pixels, None, settle=False)
     rules.check(graph, target, rules.BEFORE)
     state = State(graph, target, pixels, labels)
     seconds: dict[str, float] = {}
@@ -57,6 +63,11 @@ def compile_graph(
         started = time.perf_counter()
         state = step.apply(state)
         seconds[type(step).__name__.lower()] = round(time.perf_counter() - started, 3)
+        if state.violations:
+            raise LimitError(state.violations)
     rules.check(state.graph, target, rules.AFTER)
     report = {**state.report, "seconds": seconds, "warnings": list(state.warnings)}
-    return Program(state.graph, target.name, state.slices, state.offsets, report, source)
+    program = Program(state.graph, target.name, state.slices, state.offsets, report, source, state.places, state.routes)
+    if over := fit(program, target).violations:
+        raise LimitError(over)
+    return program

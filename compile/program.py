@@ -23,8 +23,11 @@ class Slice:
         population: Whose neurons.
         start: First of them.
         stop: One past the last.
-        synapses: Weights stored beside them (they live with the receiving neurons).
-        memory_bytes: Estimate of weights, states and input axons; see `compile.passes.partition`.
+        synapses: That lead into them.
+        memory_bytes: Estimate of weights, states and axons; see `compile.passes.partition`.
+        axons_in: Entries in the core's table of input axons, one for each sender that reaches it; the channels of a
+            convolution share one for each position of their image.
+        weights: Weights held in memory; fewer than synapses where a kernel is shared.
     """
 
     core: int
@@ -33,6 +36,30 @@ class Slice:
     stop: int
     synapses: int
     memory_bytes: int
+    axons_in: int = 0
+    weights: int = 0
+
+
+@dataclass(frozen=True)
+class Route:
+    """What one slice tells another.
+
+    Args:
+        source: Index of the sending slice.
+        target: Index of the receiving one.
+        axons: Entries that this takes in the sending core's table of output axons: one for each neuron that has a synapse in
+            the target; the channels of a convolution share one for each position of their image.
+        messages: What goes this way per sample (mean of the calibration samples; 0 if nothing was measured).
+        hops: Links of the mesh between the two cores, those within chips; 0 on one core.
+        chips: Borders of chips that are crossed.
+    """
+
+    source: int
+    target: int
+    axons: int
+    messages: float
+    hops: int
+    chips: int
 
 
 @dataclass(frozen=True)
@@ -46,6 +73,8 @@ class Program:
         offsets: Steps by which each population's window starts after the input's.
         report: What the passes did and found, JSON values.
         source: Name of what it was compiled from.
+        places: Chip, column and row of each core, once placed.
+        routes: Who tells whom, once routed.
     """
 
     graph: Graph
@@ -54,6 +83,8 @@ class Program:
     offsets: Mapping[str, int]
     report: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    places: tuple[tuple[int, int, int], ...] = ()
+    routes: tuple[Route, ...] = ()
 
     @property
     def cores(self) -> int:
@@ -83,7 +114,7 @@ class Program:
             FileFormatError: Damaged, of another kind or of a newer schema.
         """
         _, header, tensors = read_tensors(path, "program")
-        program = unpack(header, tensors, GRAPH_TYPES | {"Program": Program, "Slice": Slice}, str(path))
+        program = unpack(header, tensors, GRAPH_TYPES | {"Program": Program, "Slice": Slice, "Route": Route}, str(path))
         if not isinstance(program, Program):
             raise FileFormatError(f"{path}: holds no program")
         return program

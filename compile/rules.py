@@ -11,9 +11,11 @@ import numpy as np
 
 from compile.target import Target
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
+from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
-from lavasnn.ir import Dense, DenseInt, Graph, Source, Transposed
+from lavasnn.ir import Graph, Source, Through
+from lavasnn.synapses import Dense, Transposed
 
 Rule = Callable[[Graph, Target], Iterator[str]]
 
@@ -66,26 +68,55 @@ def input_first(graph: Graph, target: Target) -> Iterator[str]:
 
 def one_arithmetic(graph: Graph, target: Target) -> Iterator[str]:
     """A network is of real numbers or of the chip's integers, not of both."""
-    real = [p.name for p in graph.populations if isinstance(p.dynamics, Lif | DiffPC)]
-    real += [p.name for p in graph.projections if isinstance(p.synapses, Dense)]
-    whole = [p.name for p in graph.populations if isinstance(p.dynamics, LifInt | DiffPCInt)]
-    whole += [p.name for p in graph.projections if isinstance(p.synapses, DenseInt)]
+    real = [p.name for p in graph.populations if isinstance(p.dynamics, Lif | Graded | DiffPC)]
+    whole = [p.name for p in graph.populations if isinstance(p.dynamics, LifInt | GradedInt | DiffPCInt)]
+    for p in graph.projections:
+        if not isinstance(p.synapses, Transposed):
+            (real if p.synapses.grid is None else whole).append(p.name)
     if real and whole:
         yield f"{', '.join(map(repr, real))} hold real numbers and {', '.join(map(repr, whole))} integers; one kind is allowed"
 
 
-def feed_forward(graph: Graph, target: Target) -> Iterator[str]:
-    """Stock LIF networks run layer by layer: projections lead from one population to a later one, one into each."""
-    if graph.timing is not None:
+def diffpc_is_plain(graph: Graph, target: Target) -> Iterator[str]:
+    """DiffPC networks are all-to-all between layers, without delays."""
+    if graph.timing is None:
         return
-    order = {p.name: i for i, p in enumerate(graph.populations)}
     for p in graph.projections:
-        if order[p.source] >= order[p.target]:
-            yield f"projection {p.name!r} leads back from {p.source!r} to {p.target!r}; LIF networks run feed-forward"
-    for name in order:
-        arriving = [p.name for p in graph.arriving(name)]
-        if len(arriving) > 1:
-            yield f"population {name!r} receives {len(arriving)} projections, a LIF population has one"
+        if not isinstance(p.synapses, Dense | Transposed):
+            yield f"projection {p.name!r} is {type(p.synapses).__name__}; between DiffPC populations it has to be Dense"
+        if np.any(p.delay):
+            yield f"projection {p.name!r} has delays; between DiffPC populations there are none"
+
+
+def delays_in_range(graph: Graph, target: Target) -> Iterator[str]:
+    """Delays fit their register."""
+    for p in graph.projections:
+        most = int(np.max(p.delay))
+        if most > target.delay.value:
+            yield f"projection {p.name!r}: a delay of {most} steps, {target.name} has up to {target.delay.value}"
+
+
+def loops_take_time(graph: Graph, target: Target) -> Iterator[str]:
+    """Populations that only pass on (`Through`) form no loop: there is no step in it."""
+    ahead: dict[str, list[str]] = {}
+    through = {p.name for p in graph.populations if isinstance(p.dynamics, Through)}
+    for p in graph.projections:
+        if p.source in through and p.target in through:
+            ahead.setdefault(p.source, []).append(p.target)
+    done: set[str] = set()
+
+    def loops(name: str, way: tuple[str, ...]) -> bool:
+        if name in way:
+            return True
+        if name in done:
+            return False
+        done.add(name)
+        return any(loops(n, (*way, name)) for n in ahead.get(name, []))
+
+    for name in ahead:
+        if loops(name, ()):
+            yield f"population {name!r} is part of a loop without any neuron or delay in it"
+            return
 
 
 def weights_on_grid(graph: Graph, target: Target) -> Iterator[str]:
@@ -97,20 +128,27 @@ def weights_on_grid(graph: Graph, target: Target) -> Iterator[str]:
     grids = {"mixed": (-top, top - 2, 2), "excitatory": (0, top - 1, 1), "inhibitory": (1 - top, 0, 1)}
     for p in graph.projections:
         s = p.synapses
-        if not isinstance(s, DenseInt):
+        if isinstance(s, Transposed) or s.grid is None:
             continue
-        low, high, step = grids[s.sign_mode]
+        mode = s.grid.sign_mode
+        low, high, step = grids[mode]
         off = int(((s.weight < low) | (s.weight > high) | (s.weight % step != 0)).sum())
         if off:
-            yield f"projection {p.name!r}: {off} of {s.weight.size} weights are off the {s.sign_mode} grid {low}..{high}:{step}"
+            yield f"projection {p.name!r}: {off} of {s.weight.size} weights are off the {mode} grid {low}..{high}:{step}"
 
 
 def exponents_in_range(graph: Graph, target: Target) -> Iterator[str]:
     """Weight exponents fit their register."""
     low, high = target.weight_exponent_low.value, target.weight_exponent_high.value
     for p in graph.projections:
-        if isinstance(p.synapses, DenseInt | Transposed) and not low <= p.synapses.exponent <= high:
-            yield f"projection {p.name!r}: weight exponent {p.synapses.exponent}, allowed {low}..{high}"
+        grid = graph.synapses(p).grid
+        if grid is not None and not low <= grid.exponent <= high:
+            yield f"projection {p.name!r}: weight exponent {grid.exponent}, allowed {low}..{high}"
+        if grid is not None and grid.exponent < 0 and np.ndim(p.delay):
+            yield (
+                f"projection {p.name!r}: weight exponent {grid.exponent} with several delays; the simulator shifts each "
+                "delay's sum by itself"
+            )
 
 
 def registers(graph: Graph, target: Target) -> Iterator[str]:
@@ -138,7 +176,16 @@ def states(graph: Graph, target: Target) -> Iterator[str]:
                 )
 
 
-BEFORE: tuple[Rule, ...] = (one_timing, timing_fits_depth, powers_of_two, input_first, one_arithmetic, feed_forward)
+BEFORE: tuple[Rule, ...] = (
+    one_timing,
+    timing_fits_depth,
+    powers_of_two,
+    input_first,
+    one_arithmetic,
+    diffpc_is_plain,
+    delays_in_range,
+    loops_take_time,
+)
 AFTER: tuple[Rule, ...] = (*BEFORE, weights_on_grid, exponents_in_range, registers, states)
 
 

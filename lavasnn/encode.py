@@ -1,9 +1,10 @@
 """How pixels become the inputs of a network, bit for bit the same in every executor.
 
-Two codes:
+Three codes:
 
     value       x[i, f]    = pixel[i, f] · 2^scale_exponent                a target activity, exact in float64
     bernoulli   s[i, t, f] = 1 with probability pixel[i, f] / levels       one independent draw for each step
+    given       s[i, t, f] = sample[i, t, f]                               recorded messages, shown as they are
 
 The draws come from a counter-based generator: a draw is a hash of (seed, sample index, step, feature) and of nothing
 else, so it does not matter which samples share a batch, how many steps follow or which process asks.
@@ -24,6 +25,7 @@ from lavasnn.errors import InputError
 
 MAX_SCALE_EXPONENT = 32  # either way; 8-bit pixels stay exact in float32 as well
 MAX_LEVELS = 255  # pixels are unsigned bytes
+MAX_PAYLOAD = 2**23 - 1  # of given messages: what a signed 24-bit state holds
 MAX_SEED = 2**63 - 1  # the largest integer of TOML
 MAX_STEPS = 2**31 - 1  # the step is the upper half of the counter, the feature the lower one
 
@@ -59,30 +61,68 @@ class Encoding:
     """The rule that turns pixels into inputs.
 
     Args:
-        kind: "value" (activities) or "bernoulli" (random spikes).
-        scale_exponent: For "value": activity = pixel · 2^scale_exponent, -32..32. Has to be 0 for "bernoulli".
-        levels: Largest pixel value, 1..255; for "bernoulli" the one that spikes in every step.
+        kind: "value" (activities), "bernoulli" (random spikes) or "given" (the samples are messages already).
+        scale_exponent: For "value": activity = pixel · 2^scale_exponent, -32..32. Has to be 0 for the others.
+        levels: Largest pixel value, 1..255; for "bernoulli" the one that spikes in every step. For "given" the largest
+            magnitude of a payload, 1..2^23 - 1; 1 means spikes.
         seed: For "bernoulli": chooses the random numbers, 0..2^63-1.
 
     Raises:
         InputError: A field has the wrong type or lies outside its range.
     """
 
-    kind: Literal["value", "bernoulli"]
+    kind: Literal["value", "bernoulli", "given"]
     scale_exponent: int = 0
     levels: int = 255
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("value", "bernoulli"):
-            raise InputError(f"encoding: kind is {self.kind!r}, allowed are 'value' and 'bernoulli'")
+        if self.kind not in ("value", "bernoulli", "given"):
+            raise InputError(f"encoding: kind is {self.kind!r}, allowed are 'value', 'bernoulli' and 'given'")
         _check_int("scale_exponent", self.scale_exponent, -MAX_SCALE_EXPONENT, MAX_SCALE_EXPONENT)
-        _check_int("levels", self.levels, 1, MAX_LEVELS)
+        _check_int("levels", self.levels, 1, MAX_PAYLOAD if self.kind == "given" else MAX_LEVELS)
         _check_int("seed", self.seed, 0, MAX_SEED)
-        if self.kind == "bernoulli" and self.scale_exponent != 0:
+        if self.kind != "value" and self.scale_exponent != 0:
             raise InputError(
-                f"encoding 'bernoulli': scale_exponent is {self.scale_exponent}, allowed is 0, for a spike has no scale"
+                f"encoding {self.kind!r}: scale_exponent is {self.scale_exponent}, allowed is 0, for a spike has no scale"
             )
+
+    @property
+    def graded(self) -> bool:
+        """Whether inputs carry payloads beyond -1..1."""
+        return self.kind == "given" and self.levels > 1
+
+    def messages(
+        self, samples: NDArray[np.integer[Any]], sample_indices: Sequence[int] | NDArray[np.integer[Any]], steps: int
+    ) -> NDArray[Any]:
+        """Messages of a network's input: drawn ("bernoulli", see `spikes`) or as they are given.
+
+        Args:
+            samples: Pixels (sample, feature), or given messages (sample, step, feature): integers up to `levels`.
+            sample_indices: See `spikes`.
+            steps: Number of steps; given samples that are shorter go on in silence, longer ones are refused.
+
+        Returns:
+            Shape (sample, step, feature): bool, int8 if given spikes have signs, int32 if they carry payloads.
+
+        Raises:
+            InputError: The encoding is of the kind "value", or the samples are not as said.
+        """
+        if self.kind != "given":
+            return self.spikes(samples, sample_indices, steps)
+        given = np.asarray(samples)
+        if given.dtype.kind not in "iub" or given.ndim != 3 or given.shape[1] > steps:
+            raise InputError(
+                f"given messages: {given.dtype} of shape {given.shape}, allowed are integers of shape (sample, step, feature) "
+                f"with up to {steps} steps"
+            )
+        most = int(np.abs(given.astype(np.int64)).max(initial=0))
+        if most > self.levels:
+            raise InputError(f"given messages: magnitudes run up to {most}, the network takes up to {self.levels}")
+        kind = np.int32 if self.graded else np.int8 if given.dtype.kind == "i" and given.min(initial=0) < 0 else np.bool_
+        shown = np.zeros((len(given), steps, given.shape[2]), kind)
+        shown[:, : given.shape[1]] = given
+        return shown
 
     def values(self, pixels: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Return the target activities pixel · 2^scale_exponent, without any rounding.

@@ -14,7 +14,13 @@
 
 Every message says who, what, how much and what is allowed, in one line; a Lava run that failed
 carries the child's traceback in `details`, which the command line prints below that line.
+A LimitError lists everything that does not fit, in `violations`.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class LavasnnError(Exception):
@@ -47,8 +53,9 @@ class LavaMissing(LavasnnError):
     """Lava is needed and not installed."""
 
 
-class LimitError(LavasnnError):
-    """A network needs more of a resource than its target has.
+@dataclass(frozen=True)
+class Violation:
+    """One resource that a network needs more of than its target has.
 
     Args:
         who: The population or core concerned.
@@ -58,11 +65,31 @@ class LimitError(LavasnnError):
         hint: What could be changed.
     """
 
+    who: str
+    resource: str
+    needed: int
+    limit: int
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.who}: needs {self.needed:,} {self.resource}, the target has {self.limit:,}" + (
+            f"; {self.hint}" if self.hint else ""
+        )
+
+
+class LimitError(LavasnnError):
+    """A network that does not fit its target.
+
+    Args:
+        violations: Everything it needs too much of, at least one.
+    """
+
     exit_code = 1
 
-    def __init__(self, who: str, resource: str, needed: float, limit: float, hint: str = "") -> None:
-        self.who, self.resource, self.needed, self.limit, self.hint = who, resource, needed, limit, hint
-        super().__init__(f"{who}: needs {needed:,} {resource}, the target has {limit:,}" + (f"; {hint}" if hint else ""))
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        several = f"does not fit for {len(self.violations)} reasons: " if len(self.violations) > 1 else ""
+        super().__init__(several + ". ".join(str(v) for v in self.violations))
 
 
 class NotEqual(LavasnnError):

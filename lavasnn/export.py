@@ -1,29 +1,25 @@
-"""From torch to Graph: trained networks, plain Sequentials, foreign state dicts, and untrained networks from a seed."""
+"""From torch to Graph: trained networks and plain Sequentials."""
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors.torch import load_file
 from torch import nn
 
-from lavasnn.config import read_toml
 from lavasnn.dynamics.diffpc import DiffPC, Role
 from lavasnn.dynamics.lif import Lif
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
-from lavasnn.errors import ConfigError, FileFormatError, InputError
-from lavasnn.ir import Dense, Graph, Population, Projection, Source, Transposed
+from lavasnn.errors import InputError
+from lavasnn.ir import Graph, Population, Projection, Source, Through
 from lavasnn.nn import diffpc as nn_diffpc
 from lavasnn.nn import lif as nn_lif
+from lavasnn.synapses import Conv, Dense, Owned, Transposed, average_pool, one_to_one
 
 Neuron = Lif | Timing
 
@@ -37,20 +33,25 @@ class Layer:
     neuron: Neuron
 
 
-def to_graph(model: nn.Sequential, encoding: Encoding | None = None, steps: int = 0) -> Graph:
-    """Graph of Linear layers with `lavasnn.nn` neurons between them.
+def to_graph(
+    model: nn.Sequential, encoding: Encoding | None = None, steps: int = 0, image: tuple[int, int, int] | None = None
+) -> Graph:
+    """Graph of torch layers with `lavasnn.nn` neurons between them.
 
     Args:
-        model: Linear and neuron (`DiffPC` or `LIF`) in turn, all of one kind. DiffPC: a `DiffPC("input")` may come first,
-            the last neuron is a `DiffPC("output")`.
+        model: DiffPC: Linear and `DiffPC` in turn; a `DiffPC("input")` may come first, the last is a `DiffPC("output")`. LIF:
+            any number of Linear, Conv2d, BatchNorm1d/2d (as in evaluation), AvgPool2d, Flatten and Dropout between `LIF`s.
         encoding: How images become input; None means pixels / 64 for DiffPC and Bernoulli spikes for LIF.
         steps: Steps a sample takes; needed for LIF, unused for DiffPC.
+        image: Channels, rows and columns of the input; needed before a Conv2d or AvgPool2d.
 
     Raises:
-        InputError: A module that is neither, or layers out of turn; names the module and its place.
+        InputError: A module that is none of these, or layers out of turn; names the module and its place.
     """
     if not isinstance(model, nn.Sequential):
         raise InputError(f"to_graph: the model is a {type(model).__name__}, an nn.Sequential is needed")
+    if any(isinstance(m, nn_lif.LIF) for m in model) and not any(isinstance(m, nn_diffpc.DiffPC) for m in model):
+        return _lif_graph(model, encoding, steps, image)
     places = [(i, m) for i, m in enumerate(model) if not isinstance(m, nn.Dropout | nn.Flatten | nn.Identity)]
     shown = places.pop(0)[1] if places and getattr(places[0][1], "role", "") == "input" else None
     if not places or len(places) % 2:
@@ -59,17 +60,160 @@ def to_graph(model: nn.Sequential, encoding: Encoding | None = None, steps: int 
     for (i, linear), (j, neuron) in zip(places[::2], places[1::2], strict=True):
         if not isinstance(linear, nn.Linear):
             raise InputError(f"to_graph: layer {i} is {type(linear).__name__}, a Linear is needed there")
-        weight = _array(linear.weight)
-        bias = np.zeros(len(weight))
-        if linear.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]  (with bias=False it is)
-            bias = _array(linear.bias)
+        weight, bias = _parameters(linear)
         layers.append(Layer(weight, bias, _neuron(neuron, j, "output" if neuron is places[-1][1] else "hidden")))
     if shown is not None and shown.timing != layers[0].neuron:
         raise InputError("to_graph: the input's timing is not that of the neurons behind it")
     return from_layers(layers, encoding, steps)
 
 
-def _array(value: torch.Tensor) -> NDArray[Any]:
+def _parameters(layer: nn.Linear | nn.Conv2d) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Weight and bias, zeros without one."""
+    weight = array(layer.weight)
+    bias = layer.bias
+    return weight, np.zeros(len(weight)) if bias is None else array(bias)  # pyright: ignore[reportUnnecessaryComparison]
+
+
+def _lif_graph(model: nn.Sequential, encoding: Encoding | None, steps: int, image: tuple[int, int, int] | None) -> Graph:
+    """Graph of a torch model with LIF neurons; `chain` follows the layers, `shape` what a sample looks like between them."""
+    chain = Chain()
+    shape: tuple[int, ...] | None = image
+    last = max(i for i, m in enumerate(model) if isinstance(m, nn_lif.LIF))
+    for i, module in enumerate(model):
+        where = f"to_graph: layer {i} is {type(module).__name__}"
+        match module:
+            case nn.Dropout() | nn.Dropout2d() | nn.Identity():
+                pass
+            case nn.Flatten():
+                shape = None if shape is None else (int(np.prod(shape)),)
+            case nn.Linear():
+                weight, bias = _parameters(module)
+                if shape is not None and int(np.prod(shape)) != weight.shape[1]:
+                    raise InputError(f"{where} of {weight.shape[1]} inputs, it gets {int(np.prod(shape))}")
+                chain.linear(Dense(weight), bias)
+                shape = (len(weight),)
+            case nn.Conv2d() | nn.AvgPool2d():
+                if shape is None or len(shape) != 3:
+                    raise InputError(f"{where}, which needs images; give image=(channels, rows, columns) of the input")
+                synapses, bias = _image_layer(module, shape, where)
+                chain.linear(synapses, bias)
+                shape = synapses.image_out
+            case nn.BatchNorm1d() | nn.BatchNorm2d():
+                if shape is None:
+                    raise InputError(f"{where}, which cannot come first")
+                scale, shift = _batch_norm(module, where)
+                each = int(np.prod(shape)) // len(scale)
+                chain.affine(np.repeat(scale, each), np.repeat(shift, each))
+            case nn_lif.LIF():
+                if chain.pending is None:
+                    raise InputError(f"{where}, a Linear or Conv2d is needed before it")
+                chain.neuron(Lif(float(module.du), float(module.dv), float(module.vth)), i == last)
+            case _:
+                raise InputError(
+                    f"{where}; known are Linear, Conv2d, BatchNorm1d, BatchNorm2d, AvgPool2d, Flatten, Dropout and "
+                    "lavasnn.nn's DiffPC and LIF"
+                )
+    if chain.pending is not None:
+        raise InputError(f"to_graph: the model ends with {type(model[-1]).__name__}, a neuron is needed there")
+    return chain.graph(encoding, steps)
+
+
+def _image_layer(module: nn.Conv2d | nn.AvgPool2d, shape: tuple[int, ...], where: str) -> tuple[Conv, NDArray[Any]]:
+    channels, rows, columns = shape
+    if isinstance(module, nn.AvgPool2d):
+        if module.ceil_mode or module.divisor_override is not None or not module.count_include_pad:
+            raise InputError(f"{where} with ceil_mode, divisor_override or count_include_pad=False, which are not supported")
+        size, padding = _pair(module.kernel_size), _pair(module.padding)
+        pool = average_pool((channels, rows, columns), size, _pair(module.stride), padding)
+        return pool, np.zeros(channels)
+    if module.padding_mode != "zeros" or isinstance(module.padding, str):
+        raise InputError(f"{where} with padding {module.padding!r} ({module.padding_mode}); allowed are numbers, with zeros")
+    if module.in_channels != channels:
+        raise InputError(f"{where} of {module.in_channels} channels, it gets {channels}")
+    weight, bias = _parameters(module)
+    pairs = (_pair(module.stride), _pair(module.padding), _pair(module.dilation))
+    return Conv(weight, (channels, rows, columns), *pairs, module.groups), bias
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (int(value), int(value)) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, where: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Scale and shift of each channel, with the running statistics."""
+    if module.running_mean is None or module.running_var is None:
+        raise InputError(f"{where} without running statistics, which a chip needs")
+    mean, variance = array(module.running_mean), array(module.running_var)
+    scale = (np.ones(len(mean)) if module.weight is None else array(module.weight)) / np.sqrt(variance + module.eps)  # pyright: ignore[reportUnnecessaryComparison]
+    shift = (np.zeros(len(mean)) if module.bias is None else array(module.bias)) - mean * scale  # pyright: ignore[reportUnnecessaryComparison]
+    return scale, shift
+
+
+class Chain:
+    """Builds a graph layer by layer: synapses wait until it is known whether neurons or more synapses follow."""
+
+    def __init__(self) -> None:
+        self.populations: list[Population] = []
+        self.projections: list[Projection] = []
+        self.pending: Owned | None = None
+        self.bias: NDArray[Any] = np.zeros(0)
+        self.hidden = 0
+
+    def linear(self, synapses: Owned, bias: NDArray[Any]) -> None:
+        """Weighted sums; `bias` has one entry for each receiver, or for each of a convolution's channels."""
+        if not self.populations:
+            self.populations.append(Population("input", synapses.shape[1], Source()))
+        if self.pending is not None:
+            self._close(Through(bias=self.bias), f"linear{len(self.projections) + 1}")
+        self.pending = synapses
+        self.bias = np.repeat(bias, int(np.prod(synapses.image_out[1:]))) if isinstance(synapses, Conv) else bias
+
+    def affine(self, scale: NDArray[Any], shift: NDArray[Any]) -> None:
+        """Each value scaled and shifted."""
+        if self.pending is not None:
+            self._close(Through(scale, scale * self.bias + shift), f"linear{len(self.projections) + 1}")
+        elif self.populations:
+            n = self.populations[-1].size
+            self.projections.append(
+                Projection(f"w{len(self.projections) + 1}", self.populations[-1].name, f"scale{n}", one_to_one(np.ones(n)))
+            )
+            self.populations.append(Population(f"scale{n}", n, Through(scale, shift)))
+        n = self.populations[-1].size
+        self.pending, self.bias = one_to_one(np.ones(n)), np.zeros(n)
+
+    def neuron(self, neuron: Lif, last: bool) -> None:
+        """Neurons behind what waits."""
+        self.hidden += 1
+        if neuron.du != 1 and self.bias.any():
+            raise InputError(
+                f"to_graph: weight layer {self.hidden} has biases and its LIF neurons du {neuron.du:g}; the chip adds biases "
+                f"to the voltage, so the current must not keep them: use du 1, or no biases"
+            )
+        self._close(replace(neuron, bias=self.bias), "output" if last else f"hidden{self.hidden}")
+
+    def _close(self, dynamics: Through | Lif, name: str) -> None:
+        assert self.pending is not None
+        source = self.populations[-1].name
+        self.populations.append(Population(name, self.pending.shape[0], dynamics))
+        self.projections.append(Projection(f"w{len(self.projections) + 1}", source, name, self.pending))
+        self.pending = None
+
+    def graph(self, encoding: Encoding | None, steps: int) -> Graph:
+        """The graph of all layers."""
+        if steps < 1:
+            raise InputError(
+                f"to_graph: a LIF network shows each sample for `steps` steps; {steps} given, at least 1 is needed"
+            )
+        code = encoding or Encoding("bernoulli", levels=255)
+        return Graph(tuple(self.populations), tuple(self.projections), code, self.populations[-1].name, steps)
+
+
+def array(value: torch.Tensor) -> NDArray[Any]:
+    """A tensor's numbers in float64.
+
+    Raises:
+        InputError: Complex numbers, or a tensor that is not stored densely.
+    """
     if value.is_complex() or value.layout != torch.strided:
         raise InputError(f"export: a tensor of {value.dtype} in layout {value.layout}; weights are dense real numbers")
     return value.detach().cpu().to(torch.float64).numpy().copy()
@@ -104,23 +248,12 @@ def from_layers(layers: Sequence[Layer], encoding: Encoding | None = None, steps
         return _diffpc(layers, first, encoding or Encoding("value", -6, 255))
     if any(isinstance(layer.neuron, Timing) for layer in layers):
         raise InputError("to_graph: LIF and DiffPC neurons in one network are not supported")
-    names = ["input", *_names(len(layers))]
-    populations = [Population("input", layers[0].weight.shape[1], Source())]
-    projections: list[Projection] = []
-    for l, layer in enumerate(layers, start=1):
+    chain = Chain()
+    for layer in layers:
         assert isinstance(layer.neuron, Lif)
-        if layer.neuron.du != 1 and layer.bias.any():
-            raise InputError(
-                f"to_graph: weight layer {l} has biases and its LIF neurons du {layer.neuron.du:g}; the chip adds biases to "
-                f"the voltage, so the current must not keep them: use du 1, or no biases"
-            )
-        neuron = Lif(du=layer.neuron.du, dv=layer.neuron.dv, vth=layer.neuron.vth, bias=layer.bias)
-        populations.append(Population(names[l], len(layer.weight), neuron))
-        projections.append(Projection(f"w{l}", names[l - 1], names[l], Dense(layer.weight)))
-    if steps < 1:
-        raise InputError(f"to_graph: a LIF network shows each sample for `steps` steps; {steps} given, at least 1 is needed")
-    code = encoding or Encoding("bernoulli", levels=255)
-    return Graph(tuple(populations), tuple(projections), code, names[-1], steps)
+        chain.linear(Dense(layer.weight), layer.bias)
+        chain.neuron(layer.neuron, layer is layers[-1])
+    return chain.graph(encoding, steps)
 
 
 def _names(layers: int) -> list[str]:
@@ -138,150 +271,3 @@ def _diffpc(layers: Sequence[Layer], timing: Timing, encoding: Encoding) -> Grap
         if l > 1:
             projections.append(Projection(f"w{l}t", names[l], names[l - 1], Transposed(f"w{l}"), "s_e", "a_e"))
     return Graph(tuple(populations), tuple(projections), encoding, names[-1])
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _LayerEntry(_Entry):
-    weight: str
-    bias: str | None = None
-
-
-class _LifEntry(_Entry):
-    du: float = Field(default=1.0, ge=0, le=1)
-    dv: float = Field(default=0.5, ge=0, le=1)
-    vth: float = Field(default=1.0, gt=0)
-
-
-class _InputEntry(_Entry):
-    kind: Literal["value", "bernoulli"] | None = None
-    scale_exponent: int | None = None
-    levels: int = Field(default=255, ge=1, le=255)
-    seed: int = 0
-
-
-class _NetworkFile(_Entry):
-    """TOML beside a state dict, or instead of one for an untrained network (then with `sizes`)."""
-
-    neuron: Literal["lif", "diffpc"]
-    steps: int = Field(default=0, ge=0)
-    sizes: list[int] = Field(default_factory=list)
-    layer: list[_LayerEntry] = Field(default_factory=list)
-    lif: _LifEntry = _LifEntry()
-    timing: dict[str, Any] = Field(default_factory=dict)
-    input: _InputEntry = _InputEntry()
-
-
-def from_state_dict(path: Path, network: Path) -> Graph:
-    """Graph of somebody else's trained weights.
-
-    Args:
-        path: `.safetensors`, or `.pt`/`.pth` holding a state dict (read with weights_only=True).
-        network: TOML naming neuron, layers and parameters; see docs/quickstart.md.
-
-    Raises:
-        InputError: A file that cannot be read, an unknown entry, a tensor that is not there or no matrix.
-    """
-    tensors, entry = _tensors(path), _network(network)
-    if not entry.layer:
-        raise ConfigError(f"{network}: no [[layer]]; name the weight of each layer, of {_some(tensors)}")
-    layers: list[Layer] = []
-    for i, names in enumerate(entry.layer, start=1):
-        weight = _pick(tensors, names.weight, 2, f"{network}: layer {i}")
-        bias = _pick(tensors, names.bias, 1, f"{network}: layer {i}") if names.bias else np.zeros(len(weight))
-        if bias.shape != weight.shape[:1]:
-            raise InputError(f"{network}: layer {i} has {len(weight)} neurons and a bias of shape {bias.shape}")
-        layers.append(Layer(weight, bias, _neuron_of(entry, network)))
-    return from_layers(layers, _encoding(entry), entry.steps)
-
-
-def untrained(network: Path, seed: int) -> Graph:
-    """Graph with Kaiming-uniform weights and no biases.
-
-    Args:
-        network: TOML with `neuron` and `sizes`.
-        seed: Of the weights.
-    """
-    entry = _network(network)
-    if len(entry.sizes) < 2 or min(entry.sizes) < 1:
-        raise ConfigError(f"{network}: sizes is {entry.sizes}; needed are at least two layers of at least 1 neuron")
-    random = np.random.default_rng(seed)
-    layers = [
-        Layer(random.uniform(-1, 1, (post, pre)) / pre**0.5, np.zeros(post), _neuron_of(entry, network))
-        for pre, post in zip(entry.sizes[:-1], entry.sizes[1:], strict=True)
-    ]
-    return from_layers(layers, _encoding(entry), entry.steps)
-
-
-def _network(path: Path) -> _NetworkFile:
-    try:
-        entry = _NetworkFile.model_validate(read_toml(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{path}: {place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
-    given = {*entry.model_fields_set, *(f"input.{name}" for name in entry.input.model_fields_set)}
-    foreign = {"lif": ("timing", "input.scale_exponent"), "diffpc": ("lif", "input.seed", "steps")}[entry.neuron]
-    for name in foreign:
-        if name in given:
-            raise ConfigError(f"{path}: {name} means nothing to neuron {entry.neuron!r}")
-    kind = "bernoulli" if entry.neuron == "lif" else "value"
-    if entry.input.kind not in (None, kind):
-        raise ConfigError(f"{path}: input.kind is {entry.input.kind!r}, neuron {entry.neuron!r} needs {kind!r}")
-    return entry
-
-
-def _neuron_of(entry: _NetworkFile, path: Path) -> Neuron:
-    if entry.neuron == "lif":
-        return Lif(du=entry.lif.du, dv=entry.lif.dv, vth=entry.lif.vth)
-    unknown = set(entry.timing) - set(Timing.__dataclass_fields__)
-    if unknown:
-        raise ConfigError(f"{path}: unknown entry timing.{sorted(unknown)[0]}")
-    try:
-        return Timing(**entry.timing)
-    except TypeError:
-        raise ConfigError(f"{path}: timing holds an entry of the wrong type") from None
-    except InputError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def _encoding(entry: _NetworkFile) -> Encoding:
-    if entry.neuron == "lif":
-        return Encoding("bernoulli", 0, entry.input.levels, entry.input.seed)
-    exponent = entry.input.scale_exponent
-    return Encoding("value", 2 - round(np.log2(entry.input.levels)) if exponent is None else exponent, entry.input.levels)
-
-
-def _tensors(path: Path) -> Mapping[str, torch.Tensor]:
-    if not Path(path).is_file():
-        raise InputError(f"no file {path}")
-    try:
-        if Path(path).suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise FileFormatError(f"{path}: not a plain state dict, or damaged; other pickled objects are never loaded") from None
-    except Exception as error:  # damaged bytes make torch's unpickler raise just anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileFormatError(f"{path}: no readable weights: {reason}") from None
-    if not isinstance(loaded, Mapping):
-        raise FileFormatError(f"{path}: holds a {type(loaded).__name__}, a state dict of tensors is needed")
-    for name, value in loaded.items():
-        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
-            raise FileFormatError(f"{path}: entry {name!r} is a {type(value).__name__}, a state dict of tensors is needed")
-    return loaded
-
-
-def _some(tensors: Mapping[str, Any]) -> str:
-    names = sorted(tensors)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _pick(tensors: Mapping[str, torch.Tensor], name: str, axes: int, where: str) -> NDArray[Any]:
-    if name not in tensors:
-        raise InputError(f"{where}: no tensor {name!r}; the file holds {_some(tensors)}")
-    if tensors[name].ndim != axes:
-        raise InputError(f"{where}: {name!r} has {tensors[name].ndim} axes, needed are {axes}")
-    return _array(tensors[name])

@@ -7,7 +7,7 @@ Passes and executors never change one; they build another.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,22 +15,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
+from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import FileFormatError, InputError
 from lavasnn.files import pack, read_tensors, unpack, write_tensors
+from lavasnn.synapses import Conv, Dense, Grid, Owned, Sparse, Synapses, Transposed, as_dense, transposed
 
 
 @dataclass(frozen=True)
 class Source:
-    """Input spikes given from outside (an encoding); has no state."""
+    """Messages given from outside (an encoding); has no state."""
 
     MESSAGES: ClassVar[tuple[str, ...]] = ("s",)
     INPUTS: ClassVar[tuple[str, ...]] = ()
 
 
-Dynamics = Source | Lif | LifInt | DiffPC | DiffPCInt
+@dataclass(frozen=True, eq=False)
+class Through:
+    """No neurons: passes `scale` times what arrives, plus `bias`, on within the same step; the compiler folds it away.
+
+    Args:
+        scale: One number, or shape (neuron,).
+        bias: The same.
+    """
+
+    MESSAGES: ClassVar[tuple[str, ...]] = ("s",)
+    INPUTS: ClassVar[tuple[str, ...]] = ("a",)
+
+    scale: Any = 1.0
+    bias: Any = 0.0
+
+
+Spiking = Lif | LifInt | Graded | GradedInt
+"""Neurons that receive "a" and send "s": stock processes of Lava."""
+Dynamics = Source | Through | Spiking | DiffPC | DiffPCInt
 
 
 @dataclass(frozen=True)
@@ -49,58 +69,8 @@ class Population:
 
 
 @dataclass(frozen=True)
-class Dense:
-    """All-to-all synapses with real weights, shape (post, pre)."""
-
-    weight: NDArray[Any]
-
-
-SignMode = Literal["mixed", "excitatory", "inhibitory"]
-
-GRID: dict[SignMode, tuple[int, int, int]] = {
-    "mixed": (-256, 254, 2),
-    "excitatory": (0, 255, 1),
-    "inhibitory": (-255, 0, 1),
-}
-"""Smallest and largest 8-bit weight and their spacing (lava-nc 0.10.0, utils/weightutils.py: a mixed sign costs a bit)."""
-
-
-@dataclass(frozen=True)
-class DenseInt:
-    """All-to-all synapses as a neurocore holds them (Lava's Dense, fixed_pt).
-
-    Args:
-        weight: Integers, shape (post, pre), on the `GRID` of `sign_mode`.
-        exponent: The accumulated sum is shifted left by this many bits (right, rounding down, if negative).
-        sign_mode: Lava's SignMode.
-        unit: What one weight unit is worth in the real network.
-    """
-
-    weight: NDArray[Any]
-    exponent: int = 0
-    sign_mode: SignMode = "mixed"
-    unit: float = 1.0
-
-
-@dataclass(frozen=True)
-class Transposed:
-    """The synapses of another projection, used from its targets back to its sources.
-
-    Args:
-        of: Name of that projection.
-        exponent: As in `DenseInt`; unused with real weights.
-    """
-
-    of: str
-    exponent: int = 0
-
-
-Synapses = Dense | DenseInt | Transposed
-
-
-@dataclass(frozen=True)
 class Projection:
-    """Synapses between two populations; a message sent at step t arrives at t + 1.
+    """Synapses between two populations; a message sent at step t arrives at t + 1 + delay.
 
     Args:
         name: Unique in its graph.
@@ -109,6 +79,7 @@ class Projection:
         synapses: Weights.
         carries: Which of the source's messages ("s", "s_A", "s_e").
         into: Which of the target's inputs ("a", "a_x", "a_e").
+        delay: Further steps: one number, or one for each sending neuron, shape (pre,).
     """
 
     name: str
@@ -117,6 +88,7 @@ class Projection:
     synapses: Synapses
     carries: str = "s"
     into: str = "a"
+    delay: int | NDArray[np.integer[Any]] = 0
 
 
 @dataclass(frozen=True)
@@ -136,8 +108,9 @@ class Graph:
         populations: In order from input to output.
         projections: In any order.
         encoding: How images become input of the first population.
-        output: Population whose state ("x_F", DiffPC) or spike count (LIF) is the answer.
+        output: Population whose state ("x_F", DiffPC) or messages are the answer.
         steps: Steps a sample takes; 0 for DiffPC, whose timing says it.
+        read: What of the output's is the answer: "messages" (their sum over the window) or "voltage" (of LIF, at its end).
 
     Raises:
         InputError: Names that repeat or lead nowhere, shapes that do not fit, weights that are not finite: all at once.
@@ -148,6 +121,7 @@ class Graph:
     encoding: Encoding
     output: str
     steps: int = 0
+    read: Literal["messages", "voltage"] = "messages"
 
     def __post_init__(self) -> None:
         problems = list(_problems(self))
@@ -162,13 +136,19 @@ class Graph:
         """The projection of that name."""
         return next(p for p in self.projections if p.name == name)
 
+    def synapses(self, projection: Projection) -> Owned:
+        """Synapses that this graph holds for a projection of that name, its own or another's transposed."""
+        s = self.projection(projection.name).synapses
+        if not isinstance(s, Transposed):
+            return s
+        owner = self.projection(s.of).synapses
+        assert not isinstance(owner, Transposed)
+        turned = transposed(owner)
+        return turned if turned.grid is None else replace(turned, grid=replace(turned.grid, exponent=s.exponent))
+
     def weight(self, projection: Projection) -> NDArray[Any]:
-        """Weights that this graph holds for a projection of that name, shape (post, pre), its own or another's transposed."""
-        match self.projection(projection.name).synapses:
-            case Transposed(of=name):
-                return self.weight(self.projection(name)).T
-            case Dense(weight=weight) | DenseInt(weight=weight):
-                return weight
+        """The same as a full matrix, shape (post, pre)."""
+        return as_dense(self.synapses(projection))
 
     def arriving(self, population: str) -> tuple[Projection, ...]:
         """Projections that end at a population."""
@@ -188,21 +168,44 @@ class Graph:
     @property
     def integer(self) -> bool:
         """True once all numbers are the chip's."""
-        return not any(isinstance(p.dynamics, Lif | DiffPC) for p in self.populations) and not any(
-            isinstance(p.synapses, Dense) for p in self.projections
+        return not any(isinstance(p.dynamics, Lif | Graded | DiffPC | Through) for p in self.populations) and not any(
+            getattr(p.synapses, "grid", True) is None for p in self.projections
         )
+
+    def graded(self, population: str) -> bool:
+        """Whether a population's messages carry payloads beyond -1..1."""
+        dynamics = self.population(population).dynamics
+        return isinstance(dynamics, Graded | GradedInt) or (isinstance(dynamics, Source) and self.encoding.graded)
+
+    @property
+    def seamless(self) -> bool:
+        """True if windows follow each other without a gap: all paths to a population take equally long, and none is a loop.
+
+        Then each population's window opens as many steps late as its messages are under way (`offsets`), so none of a
+        sample's messages can reach the next one. Otherwise all windows open together and what is in flight at their end
+        is discarded. In a DiffPC network they open together too, and the first step discards what arrives.
+        """
+        return self.timing is None and self._paths() is not None
 
     @property
     def offsets(self) -> dict[str, int]:
-        """Steps after the input's at which each population's window opens: one per synapse on the way.
+        """Steps after the input's at which each population's window opens."""
+        return self._paths() or {p.name: 0 for p in self.populations}
 
-        So a feed-forward window never meets what is still in flight. DiffPC populations open together: in their first step
-        they discard what arrives.
-        """
+    def _paths(self) -> dict[str, int] | None:
+        """Steps that messages take to each population, or None if that depends on the way."""
+        if self.timing is not None:
+            return None
         opens = {self.source.name: 0}
         for p in self.populations[1:]:
-            before = [opens[q.source] for q in self.arriving(p.name) if q.source in opens]
-            opens[p.name] = 0 if self.timing is not None else max(before) + 1
+            found: set[int] = set()
+            for q in self.arriving(p.name):
+                if q.source not in opens or np.ndim(q.delay):
+                    return None
+                found.add(opens[q.source] + (0 if isinstance(p.dynamics, Through) else 1) + int(q.delay))
+            if len(found) > 1:
+                return None
+            opens[p.name] = found.pop() if found else 0
         return opens
 
     def phases(self, settle: bool) -> tuple[Phase, ...]:
@@ -236,13 +239,18 @@ GRAPH_TYPES: dict[str, type] = {
         Population,
         Projection,
         Source,
+        Through,
         Lif,
         LifInt,
+        Graded,
+        GradedInt,
         DiffPC,
         DiffPCInt,
         Timing,
+        Grid,
         Dense,
-        DenseInt,
+        Sparse,
+        Conv,
         Transposed,
         Encoding,
     )
@@ -260,9 +268,10 @@ def _problems(graph: Graph) -> Iterator[str]:
     for population in graph.populations:
         if not isinstance(population.size, int) or population.size < 1:
             yield f"population {population.name!r} has {population.size} neurons, at least 1 is needed"
-        shape = np.shape(getattr(population.dynamics, "bias", 0))
-        if shape not in ((), (population.size,)):
-            yield f"population {population.name!r} has {population.size} neurons and a bias of shape {shape}"
+        for entry in ("bias", "scale"):
+            shape = np.shape(getattr(population.dynamics, entry, 0))
+            if shape not in ((), (population.size,)):
+                yield f"population {population.name!r} has {population.size} neurons and a {entry} of shape {shape}"
     labels = [p.name for p in graph.projections]
     for name in sorted({n for n in labels if labels.count(n) > 1}):
         yield f"projection name {name!r} is used {labels.count(name)} times"
@@ -284,9 +293,12 @@ def _problems(graph: Graph) -> Iterator[str]:
             if owner is None or isinstance(owner.synapses, Transposed):
                 yield f"projection {p.name!r} transposes {p.synapses.of!r}, which holds no weights"
                 continue
-        weight = graph.weight(p)
-        if weight.shape != (target.size, source.size):
-            yield f"projection {p.name!r} has weights of shape {weight.shape}, needed is {(target.size, source.size)}"
-        elif not isinstance(p.synapses, Transposed) and not np.isfinite(weight).all():
-            bad = int((~np.isfinite(weight)).sum())
-            yield f"projection {p.name!r} has {bad} weights that are not finite, out of {weight.size}"
+        synapses = graph.synapses(p)
+        if synapses.shape != (target.size, source.size):
+            yield f"projection {p.name!r} has weights of shape {synapses.shape}, needed is {(target.size, source.size)}"
+        elif not isinstance(p.synapses, Transposed) and not np.isfinite(synapses.weight).all():
+            bad = int((~np.isfinite(synapses.weight)).sum())
+            yield f"projection {p.name!r} has {bad} weights that are not finite, out of {synapses.weight.size}"
+        delay = np.asarray(p.delay)
+        if delay.dtype.kind not in "iu" or delay.shape not in ((), (source.size,)) or delay.min() < 0:
+            yield f"projection {p.name!r} has delays of {delay.dtype} and shape {delay.shape}, needed are integers of 0 or more"

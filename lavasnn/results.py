@@ -28,6 +28,8 @@ class RunResult:
         labels: Correct classes, shape (sample,); empty if unknown.
         messages: For "population.kind" the number of messages (non-zero spikes), shape (sample, step).
         unheard: Those "population.kind" that no projection carries on.
+        by_neuron: For "population.kind" each neuron's messages, all samples and steps together, shape (neuron,); empty
+            unless asked for.
         traces: For "population.variable" its values, shape (sample, step, neuron); empty unless asked for.
         meta: Versions, seed, target, program and seconds.
     """
@@ -40,6 +42,7 @@ class RunResult:
     labels: NDArray[np.int64]
     messages: Mapping[str, NDArray[Any]]
     unheard: tuple[str, ...] = ()
+    by_neuron: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     traces: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
@@ -96,6 +99,7 @@ def joined(parts: list[RunResult]) -> RunResult:
         labels=np.concatenate([p.labels for p in parts]),
         messages=stack([p.messages for p in parts]),
         unheard=first.unheard,
+        by_neuron={key: np.sum([p.by_neuron[key] for p in parts], axis=0) for key in first.by_neuron},
         traces=stack([p.traces for p in parts]),
         meta=first.meta,
     )

@@ -23,9 +23,10 @@ from lavasnn.dynamics.diffpc import DiffPCInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.files import write_tensors
-from lavasnn.ir import DenseInt, Graph, Population, Projection, Transposed
+from lavasnn.ir import Graph, Population, Projection
 from lavasnn.learning.model import save_model
 from lavasnn.learning.trainer import Trainer
+from lavasnn.synapses import Dense, Grid, Transposed
 
 CONFIG = 'name = "tiny"\n[data]\nname = "digits"\n[network]\nhidden = [8]\n[training]\nepochs = 1\n[timing]\nm = 3\nn = 6\n'
 LIF = 'neuron = "lif"\nsteps = 4\nsizes = [64, 8, 10]\n[input]\nlevels = 16\n'
@@ -149,7 +150,7 @@ def test_files_of_the_wrong_kind(folder: Path, tmp_path: Path) -> None:
     refused("p is compiled already", "compile", folder / "p", "-o", tmp_path / "out", within=tmp_path)
     for name, kind in (("m", "model"), ("g", "graph")):
         words = f"a {kind} has no integers yet; run `lavasnn compile` on it, or use --precision float"
-        for command in ("run", "verify", "bits"):
+        for command in ("run", "bits"):
             refused(words, command, folder / name, "--data", "digits", "--precision", "fixed", within=tmp_path)
     for command in (("run",), ("bits",), ("compile", "-o", tmp_path / "out")):
         refused("holds a run, needed is a model or graph or program", *command, folder / "r", within=tmp_path)
@@ -251,6 +252,9 @@ def test_other_wrong_options(folder: Path, tmp_path: Path) -> None:
         ("Missing argument 'FILE'", "run"),
         ("Missing option '-o'", "compile", folder / "m"),
         ("target 'loihi3' is unknown; known are loihi2", "compile", folder / "m", "--target", "loihi3", *out),
+        ("cannot read .*none.toml: No such file", "compile", folder / "m", "--target", tmp_path / "none.toml", *out),
+        ("c.toml: unknown entry data; allowed are base", "compile", folder / "m", "--target", folder / "c.toml", *out),
+        ("cannot draw .*map: the name ends with '', allowed", "compile", folder / "m", "--figure", tmp_path / "map", *out),
         ("'--calibrate': 0 is not in the range", "compile", folder / "m", "--calibrate", 0, *out),
         ("'--epochs': 0 is not in the range", "train", folder / "c.toml", "--epochs", 0, *out),
         ("'--method': 'magic' is not one of", "train", folder / "c.toml", "--method", "magic", *out),
@@ -463,13 +467,14 @@ def test_lif_inputs_beyond_16_bits(tmp_path: Path) -> None:
     raw = data / "MNIST" / "raw" / "train-images-idx3-ubyte"
     raw.write_bytes(raw.read_bytes()[:16] + b"\xff" * (3 * 784))
     arguments = ("compile", tmp_path / "g", "-o", tmp_path / "out", "--data-dir", data, "--data")
-    words = r"population 'hidden1' receives sums up to 199,920 on the calibration samples; .* holds \+-32,767"
+    words = r"population 'hidden1' receives sums up to 199,920, its input holds \+-32,767 \(16 bits\)"
     refused(words, *arguments, "mnist:train", within=tmp_path)
     outcome = lavasnn(*arguments, "mnist:test", "--json")  # black images
     assert outcome.status == 0
-    (warning,) = json.loads(outcome.out)["report"]["warnings"]
-    assert "if all its inputs spike at once, population 'hidden1' receives 199,920; 16 bits hold +-32,767" in warning
-    assert outcome.err == f"warning: {warning}\n"
+    warnings = json.loads(outcome.out)["report"]["warnings"]
+    assert "if all its inputs spike at once, population 'hidden1' receives 199,920; 16 bits hold +-32,767" in warnings[0]
+    assert "population 'input' never sends anything in 3 samples of 4 steps" in warnings[1]
+    assert outcome.err == "".join(f"warning: {w}\n" for w in warnings)
 
 
 def wide(folder: Path) -> Path:
@@ -483,8 +488,8 @@ def wide(folder: Path) -> Path:
     w1 = np.full((3, 64), 254, np.int16)
     w1[0] = 2
     projections = (
-        Projection("w1", "input", "hidden", DenseInt(w1, 7, "excitatory"), "s_A", "a_x"),
-        Projection("w2", "hidden", "output", DenseInt(np.full((10, 3), 2, np.int16), -8, "excitatory"), "s_A", "a_x"),
+        Projection("w1", "input", "hidden", Dense(w1, Grid(7, "excitatory")), "s_A", "a_x"),
+        Projection("w2", "hidden", "output", Dense(np.full((10, 3), 2, np.int16), Grid(-8, "excitatory")), "s_A", "a_x"),
         Projection("w2t", "output", "hidden", Transposed("w2", -8), "s_e", "a_e"),
     )
     graph = Graph(populations, projections, Encoding("value", 0, 16), "output")

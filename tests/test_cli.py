@@ -264,7 +264,15 @@ def test_export_writes_what_it_says(folder: Path, tmp_path: Path) -> None:
 def test_compile_reports_fit_and_weights(folder: Path, tmp_path: Path) -> None:
     outcome = done("compile", folder / "m", "-o", tmp_path / "p", "--json")
     values = outcome.json
-    assert set(values["fit"]) == {"cores", "neurons", "synapses", "memory_bytes"}
+    assert set(values["fit"]) == {"cores", "neurons", "synapses", "memory_bytes", "rows", "violations"}
+    assert values["fit"]["violations"] == []
+    neurons = {r["scope"]: r for r in values["fit"]["rows"] if r["resource"] == "neurons"}
+    assert [(neurons[k]["used"], neurons[k]["limit"]) for k in ("whole", "chip", "core")] == [
+        (86, 1_000_000),
+        (86, 1_000_000),
+        (86, 8192),
+    ]
+    assert values["placement"] == {"hops": 0.0, "hops_row_major": 0.0}  # all on one core
     assert values["fit"]["neurons"] == 86
     assert (values["target"], values["output"]) == ("loihi2", str(tmp_path / "p"))
     assert set(values["report"]["quantize"]["projections"]) == {"w1", "w2"}
@@ -272,6 +280,29 @@ def test_compile_reports_fit_and_weights(folder: Path, tmp_path: Path) -> None:
     text = done("compile", folder / "m", "-o", tmp_path / "p").out
     assert f"{values['fit']['cores']} cores of loihi2, 86 neurons" in text
     assert re.search(r"w1 +│ +mixed", text)
+    assert re.search(r"all chips +│ +cores +│ +1 of 120 +│ +0.8%", text)
+    assert re.search(
+        r"core 0 \(input, hidden1, output; chip 0, column \d, row \d+\) +│ +[a-z ]+│ +[\d,]+ of [\d,]+ +│ +\d", text
+    )
+    assert "messages travel 0 hops per sample; placed row by row 0\n" in text
+
+
+def test_compile_for_a_target_of_ones_own_and_draw_it(folder: Path, tmp_path: Path) -> None:
+    """Cores of 20 neurons on a mesh of 3 x 3 that is all there is."""
+    limits = {"cores": 9, "mesh_width": 3, "mesh_height": 3, "neurons_per_core": 20}
+    text = "\n".join(f'[limits.{name}]\nvalue = {value}\nsource = "a board of ours"' for name, value in limits.items())
+    (tmp_path / "tiny.toml").write_text(text)
+    arguments = ("compile", folder / "m", "-o", tmp_path / "p", "--target", tmp_path / "tiny.toml")
+    values = done(*arguments, "--figure", tmp_path / "map.png", "--json").json
+    assert (values["target"], values["figure"]) == ("tiny", str(tmp_path / "map.png"))
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+    program = Program.load(tmp_path / "p")
+    assert (program.target, program.cores) == ("tiny", 6)  # 64 inputs on 4, 12 hidden, 10 outputs
+    assert all(chip == 0 and x < 3 and y < 3 for chip, x, y in program.places)
+    found = values["placement"]
+    assert 0 < found["hops"] <= found["hops_row_major"]
+    assert found["hops"] == pytest.approx(sum(r.hops * r.messages for r in program.routes))
+    assert "messages travel" in done(*arguments).out
 
 
 def test_integers_that_were_exported_compile_unchanged(folder: Path, tmp_path: Path) -> None:
@@ -467,7 +498,14 @@ def test_doctor_without_lava_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_doctor_lists_every_limit_with_its_source() -> None:
-    limits = done("doctor", "--targets", "--json").json["loihi2"]
+    targets = done("doctor", "--targets", "--json").json
+    assert {name: limits["chips"]["value"] for name, limits in targets.items()} == {
+        "loihi2": 1,
+        "oheo-gulch": 1,
+        "kapoho-point": 8,
+        "hala-point": 1152,
+    }
+    limits = targets["loihi2"]
     assert limits["neurons_per_core"]["value"] == 8192
     assert all(entry["source"] and entry["confidence"] for entry in limits.values())
     assert "weight exponent low" in done("doctor", "--targets").out
@@ -480,9 +518,28 @@ def test_what_does_not_fit_ends_with_status_1(tmp_path: Path) -> None:
     (tmp_path / "n.toml").write_text('neuron = "lif"\nsteps = 2\nsizes = [64, 4200, 10]\n[input]\nlevels = 16\n')
     done("export", "--init", 1, "--network", tmp_path / "n.toml", "-o", tmp_path / "g")
     outcome = lavasnn("compile", tmp_path / "g", "-o", tmp_path / "p", "--data", "digits", "--calibrate", 2, "--json")
-    assert (outcome.status, outcome.out) == (1, "")
     assert outcome.err == ("error: population 'output': needs 4,200 input axons, the target has 4,096; give it fewer inputs\n")
-    assert not (tmp_path / "p").exists()
+    told = {"who": "population 'output'", "resource": "input axons", "needed": 4200, "limit": 4096}
+    assert outcome.status == 1
+    assert outcome.json == {
+        "output": None,
+        "target": "loihi2",
+        "fit": {"violations": [told | {"hint": "give it fewer inputs"}]},
+    }
+    (tmp_path / "t.toml").write_text(
+        '[limits.cores]\nvalue = 1\nsource = "x"\n[limits.fan_in_per_core]\nvalue = 63\nsource = "x"\n'
+    )
+    arguments = ("--data", "digits", "--calibrate", 2, "--target", tmp_path / "t.toml", "--figure", tmp_path / "f.png")
+    outcome = lavasnn("compile", tmp_path / "g", "-o", tmp_path / "p", *arguments)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: does not fit for 3 reasons: population 'hidden1': needs 64 input axons")
+    for row in (
+        r"'hidden1' +│ +input axons +│ +64 +│ +63",
+        r"'output' +│ +input axons +│ +4,200 +│ +63",
+        r"cores +│ +\d+ +│ +1 ",
+    ):
+        assert re.search(row, outcome.out)
+    assert not (tmp_path / "p").exists() and not (tmp_path / "f.png").exists()
 
 
 def test_an_unexpected_error_is_one_line_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

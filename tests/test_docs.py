@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from compile import rules
-from compile.target import TARGETS
-from lavasnn import config, export
+from compile.target import LOIHI2, TARGETS
+from compile.target import load as load_target
+from lavasnn import config, weights
 from lavasnn.cli import COMMANDS, cli
 from lavasnn.dynamics.timing import Timing
 
@@ -187,11 +188,14 @@ def test_toml_is_read(text: str, tmp_path: Path) -> None:
     path = tmp_path / "shown.toml"
     path.write_text(text, "utf-8")
     entries = config.read_toml(path)
+    if "limits" in entries:
+        assert load_target(path).name == "shown"
+        return
     if "neuron" not in entries:
         config.load(path)
         return
     if "sizes" in entries:
-        graph = export.untrained(path, seed=0)
+        graph = weights.untrained(path, seed=0)
         assert [p.size for p in graph.populations] == entries["sizes"]
         return
     tensors: dict[str, torch.Tensor] = {}
@@ -200,7 +204,7 @@ def test_toml_is_read(text: str, tmp_path: Path) -> None:
         if "bias" in layer:
             tensors[layer["bias"]] = torch.ones(5 - i)
     torch.save(tensors, tmp_path / "weights.pt")
-    graph = export.from_state_dict(tmp_path / "weights.pt", path)
+    graph = weights.from_state_dict(tmp_path / "weights.pt", path)
     assert len(graph.populations) == len(entries["layer"]) + 1
     assert graph.steps == entries.get("steps", 0)
 
@@ -222,12 +226,12 @@ def table_of(page: str) -> dict[str, list[str]]:
 
 
 def test_target_table_is_the_targets() -> None:
-    table = table_of("compiler.md")
-    (target,) = TARGETS.values()
-    for field, limit in vars(target).items():
-        if field != "name":
-            value = f"{limit.value:,} {limit.unit}".strip()
-            assert table[field.replace("_", " ")] == [value, limit.confidence, limit.source]
+    table = table_of("target.md")
+    for name, limit in LOIHI2.limits.items():
+        value = f"{limit.value:,} {limit.unit}".strip()
+        assert table[name.replace("_", " ")] == [value, limit.confidence, limit.source]
+    for name, target in TARGETS.items():
+        assert table[f"`{name}`"][0] == f"{target.chips.value:,}"
 
 
 def test_rule_table_is_the_rules() -> None:

@@ -182,7 +182,7 @@ GOOD = {"kind": "value", "scale_exponent": -8, "levels": 255, "seed": 0}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "rate"}, r"kind is 'rate', allowed are 'value' and 'bernoulli'"),
+        ({"kind": "rate"}, r"kind is 'rate', allowed are 'value', 'bernoulli' and 'given'"),
         ({"kind": ["value"]}, r"kind is \['value'\]"),
         ({"scale_exponent": 33}, r"scale_exponent is 33, allowed are integers -32\.\.32"),
         ({"scale_exponent": -33}, r"scale_exponent is -33"),

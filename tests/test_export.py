@@ -21,9 +21,11 @@ from lavasnn.dynamics.diffpc import Timing
 from lavasnn.dynamics.lif import Lif
 from lavasnn.encode import Encoding
 from lavasnn.errors import ConfigError, FileFormatError, InputError
-from lavasnn.export import Layer, from_layers, from_state_dict, to_graph, untrained
-from lavasnn.ir import Dense, Graph, Source, Transposed
+from lavasnn.export import Layer, from_layers, to_graph
+from lavasnn.ir import Graph, Source
 from lavasnn.nn import LIF, DiffPC, DiffPCNet
+from lavasnn.synapses import Dense, Transposed
+from lavasnn.weights import from_state_dict, untrained
 
 TIMING = Timing(m=4, n=8, init_cycles=3)
 
@@ -132,12 +134,12 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no Sequential": (nn.Linear(2, 2), r"the model is a Linear, an nn.Sequential is needed"),
     "empty": (nn.Sequential(), r"0 layers; needed are Linear and neuron in turn"),
     "input alone": (nn.Sequential(DiffPC("input")), r"0 layers"),
-    "ends with Linear": (nn.Sequential(nn.Linear(2, 2), LIF(), nn.Linear(2, 2)), r"3 layers; .* ending with a neuron"),
+    "ends with Linear": (nn.Sequential(nn.Linear(2, 2), LIF(), nn.Linear(2, 2)), r"ends with Linear, a neuron is needed there"),
     "unknown layer": (
         nn.Sequential(nn.Flatten(), nn.Conv2d(1, 1, 1), LIF()),
-        r"layer 1 is Conv2d, a Linear is needed there",
+        r"layer 1 is Conv2d, which needs images; give image=",
     ),
-    "neuron first": (nn.Sequential(LIF(), nn.Linear(2, 2)), r"layer 0 is LIF, a Linear is needed"),
+    "neuron first": (nn.Sequential(LIF(), nn.Linear(2, 2)), r"layer 0 is LIF, a Linear or Conv2d is needed"),
     "unknown neuron": (
         nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.ReLU()),
         r"layer 2 is ReLU; known neurons are lavasnn\.nn's DiffPC and LIF",
@@ -173,7 +175,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "sizes": (
         nn.Sequential(nn.Linear(2, 3), LIF(), nn.Linear(4, 1), LIF()),
-        r"projection 'w2' has weights of shape \(1, 4\), needed is \(1, 3\)",
+        r"layer 2 is Linear of 4 inputs, it gets 3",
     ),
     "biases into a current with memory": (
         lif_net(du=0.5),

@@ -24,8 +24,9 @@ from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.encode import Encoding
 from lavasnn.errors import FileFormatError, InputError
 from lavasnn.files import SCHEMA, pack, read_tensors, replacing, unpack, write_tensors, write_text
-from lavasnn.ir import Dense, DenseInt, Graph, Phase, Population, Projection, Source, Transposed
+from lavasnn.ir import Graph, Phase, Population, Projection, Source
 from lavasnn.results import RunResult
+from lavasnn.synapses import Dense, Grid, Transposed
 
 
 def same(one: Any, other: Any) -> bool:
@@ -61,7 +62,7 @@ def integer_lif_graph() -> Graph:
         Population("in", 2, Source()),
         Population("a", 3, LifInt(-1, 4095, 131071, np.array([-4096, 0, 4095]), 7)),
     )
-    synapses = DenseInt(np.array([[-256, 254], [0, 2], [4, 6]], np.int16), -2, "mixed", 1 / 3)
+    synapses = Dense(np.array([[-256, 254], [0, 2], [4, 6]], np.int16), Grid(-2, "mixed", 1 / 3))
     return Graph(populations, (Projection("w", "in", "a", synapses),), Encoding("bernoulli"), "a", 3)
 
 
@@ -74,7 +75,7 @@ def diffpc_graph(integer: bool) -> Graph:
     weight = np.array([[1.0, -2.0]])
 
     def synapses(value: Any) -> Any:
-        return DenseInt(value.astype(np.int16), 1) if integer else Dense(value)
+        return Dense(value.astype(np.int16), Grid(1)) if integer else Dense(value)
 
     projections = (
         Projection("w1", "in", "h", synapses(weight.T * 2), "s_A", "a_x"),
@@ -149,7 +150,7 @@ def test_same_tells_differences() -> None:
     assert not same(one, replace(one, source="y"))
     assert not same(one, replace(one, offsets={"in": 0, "a": 2}))
     assert not same(one, replace(one, slices=one.slices[:-1]))
-    changed = replace(integer_lif_graph().projections[0], synapses=DenseInt(np.zeros((3, 2), np.int16), -2, "mixed", 1 / 3))
+    changed = replace(integer_lif_graph().projections[0], synapses=Dense(np.zeros((3, 2), np.int16), Grid(-2, "mixed", 1 / 3)))
     assert not same(one, replace(one, graph=replace(one.graph, projections=(changed,))))
 
 

@@ -11,17 +11,16 @@ import h5py
 import numpy as np
 import pytest
 
-from compile.backends import exact
-from compile.backends.guard import Job, run_guarded
 from lavasnn.dynamics.diffpc import DiffPCInt, Timing
+from lavasnn.dynamics.graded import GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.interop.netx import write_net
-from lavasnn.ir import Dense, DenseInt, Graph, Population, Projection, Source, Transposed
+from lavasnn.ir import Graph, Population, Projection, Source
+from lavasnn.synapses import Conv, Dense, Grid, Transposed, sparse_from
 
 Mode = Literal["mixed", "excitatory", "inhibitory"]
-LIMIT_S = 200.0
 
 
 def chain(weights: list[Any], neurons: list[Any], modes: list[Mode] | None = None, steps: int = 16, seed: int = 0) -> Graph:
@@ -32,69 +31,8 @@ def chain(weights: list[Any], neurons: list[Any], modes: list[Mode] | None = Non
     projections: list[Projection] = []
     for i, (w, neuron, kind) in enumerate(zip(matrices, neurons, kinds, strict=True), start=1):
         populations.append(Population(f"n{i}", len(w), neuron))
-        projections.append(Projection(f"w{i}", f"n{i - 1}", f"n{i}", DenseInt(w, 0, kind)))
+        projections.append(Projection(f"w{i}", f"n{i - 1}", f"n{i}", Dense(w, Grid(0, kind))))
     return Graph(tuple(populations), tuple(projections), Encoding("bernoulli", seed=seed), populations[-1].name, steps)
-
-
-def random_chain(seed: int, steps: int, biased: bool) -> Graph:
-    """Three layers: mixed, excitatory and inhibitory weights, small and large ones, decays of all kinds."""
-    rng = np.random.default_rng(seed)
-    first = rng.integers(-128, 128, (9, 7)) * 2
-    second = rng.integers(0, 20, (8, 9))
-    second[0, 0] = 1
-    third = -rng.integers(1, 50, (5, 8)) if biased else rng.integers(-30, 31, (5, 8)) * 2
-    third[0, 0] = -99 if biased else -98
-    neurons = [
-        LifInt(1500, 700, 150, rng.integers(-40, 60, 9) * biased, 6),
-        LifInt(-1, 4095, 1500) if biased else LifInt(4095, 900, 90),
-        LifInt(4000, 1500, 300, 64 * 60, 2) if biased else LifInt(3000, 2000, 20),
-    ]
-    return chain([first, second, third], neurons, ["mixed", "excitatory", "inhibitory" if biased else "mixed"], steps, seed)
-
-
-def run_job(job: Path) -> None:
-    """In the guarded child: lava-dl reads the file, Lava runs it, a recorder behind each layer writes its spikes."""
-    from lava.lib.dl.netx.hdf5 import Network
-    from lava.magma.core.run_conditions import RunSteps
-    from lava.magma.core.run_configs import Loihi2SimCfg
-    from lava.proc.io.source import RingBuffer
-
-    from lavasnn.processes.recorder import Recorder
-
-    shown = np.load(job / "input.npy")
-    steps = shown.shape[1]
-    net = Network(str(job / "x.net"), **json.loads((job / "options.json").read_text()))
-    source = RingBuffer(data=shown)
-    source.s_out.connect(net.inp)
-    recorders = [
-        Recorder(shape=layer.neuron.s_out.shape, steps=steps, record=str(job / f"n{i}.npy"))
-        for i, layer in enumerate(net.layers, start=1)
-    ]
-    for layer, recorder in zip(net.layers[:-1], recorders[:-1], strict=True):
-        layer.out.connect(recorder.s_in)
-    net.out.connect(recorders[-1].s_in)
-    source.run(condition=RunSteps(num_steps=steps), run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
-
-
-@pytest.mark.lava
-@pytest.mark.parametrize(("seed", "biased", "samples"), [(0, False, 1), (1, True, 3)])
-def test_lava_dl_runs_the_same_spikes(seed: int, biased: bool, samples: int) -> None:
-    pytest.importorskip("lava.lib.dl.netx.hdf5")
-    graph = random_chain(seed, 40, biased)
-    pixels = np.random.default_rng(seed).integers(0, 256, (samples, 7)).astype(np.uint8)
-    expected = exact.run(graph, pixels, record=True).traces
-    depth, shown = 3, samples * graph.steps
-    stream = expected["n0.s"].reshape(shown, 7).T.astype(np.int32)
-    with Job() as job:
-        write_net(graph, job / "x.net")
-        np.save(job / "input.npy", np.pad(stream, ((0, 0), (0, depth))))
-        options = {"reset_interval": graph.steps, "reset_offset": 1} if biased else {}
-        (job / "options.json").write_text(json.dumps(options))
-        run_guarded("test_netx:run_job", job, LIMIT_S, python_path=[Path(__file__).parent])
-        for i in range(1, depth + 1):
-            theirs = np.load(job / f"n{i}.npy")[i : i + shown].reshape(samples, graph.steps, -1)
-            assert np.array_equal(theirs, expected[f"n{i}.s"])
-            assert 0.02 < theirs.mean() < 0.98
 
 
 @pytest.mark.lava
@@ -104,7 +42,7 @@ def test_weights_survive_lava_dl_exactly_when_allowed(tmp_path: Path) -> None:
     weightutils = pytest.importorskip("lava.utils.weightutils")
     rng = np.random.default_rng(5)
     outcomes: list[bool] = []
-    for i in range(400):
+    for i in range(200):
         mode: Mode = ("mixed", "excitatory", "inhibitory")[i % 3]
         low, high, spacing = {"mixed": (-256, 254, 2), "excitatory": (0, 255, 1), "inhibitory": (-255, 0, 1)}[mode]
         width = 2 ** int(rng.integers(0, 9))
@@ -119,7 +57,7 @@ def test_weights_survive_lava_dl_exactly_when_allowed(tmp_path: Path) -> None:
             allowed = False
         assert allowed == _survives(weight, utils.optimize_weight_bits, weightutils)
         outcomes.append(allowed)
-    assert 50 < sum(outcomes) < 390
+    assert 25 < sum(outcomes) < 195
 
 
 def _survives(weight: Any, optimize: Any, weightutils: Any) -> bool:
@@ -173,7 +111,7 @@ def diffpc_graph() -> Graph:
         Population("n0", 1, DiffPCInt("input", 0, timing, 0, 4)),
         Population("n1", 1, DiffPCInt("output", 1, timing, 0, 4)),
     )
-    up = Projection("w1", "n0", "n1", DenseInt(np.array([[2]])), "s_A", "a_x")
+    up = Projection("w1", "n0", "n1", Dense(np.array([[2]]), Grid()), "s_A", "a_x")
     return Graph(populations, (up,), Encoding("value"), "n1")
 
 
@@ -194,7 +132,7 @@ def doubled() -> Graph:
 
 def with_exponent() -> Graph:
     graph = chain([[[2]]], [LifInt(0, 0, 1)])
-    return replace(graph, projections=(replace(graph.projections[0], synapses=DenseInt(np.array([[2]]), 1)),))
+    return replace(graph, projections=(replace(graph.projections[0], synapses=Dense(np.array([[2]]), Grid(1))),))
 
 
 def transposed() -> Graph:
@@ -204,7 +142,7 @@ def transposed() -> Graph:
 
 def float_weights() -> Graph:
     graph = chain([[[2]]], [LifInt(0, 0, 1)])
-    return replace(graph, projections=(replace(graph.projections[0], synapses=DenseInt(np.array([[2.0]]))),))
+    return replace(graph, projections=(replace(graph.projections[0], synapses=Dense(np.array([[2.0]]), Grid())),))
 
 
 def lif_first() -> Graph:
@@ -220,7 +158,75 @@ def one(weight: Any, mode: Mode, **neuron: Any) -> Graph:
     return chain([weight], [LifInt(**{"du": 0, "dv": 0, "vth": 1, **neuron})], [mode])
 
 
+def images(**options: Any) -> Conv:
+    """A convolution from (2, 4, 4) to (2, 3, 3) unless told otherwise."""
+    kernel = options.pop("kernel", np.full((2, 2, 2, 2), 2))
+    return Conv(kernel, options.pop("image", (2, 4, 4)), grid=options.pop("grid", Grid()), **options)
+
+
+def line(*synapses: Any, loop: Any = None, delay: Any = 0, **neuron: Any) -> Graph:
+    """Input n0 and LIF layers behind these synapses; the last may be recurrent, the first one late."""
+    populations = [Population("n0", synapses[0].shape[1], Source())]
+    projections: list[Projection] = []
+    for i, s in enumerate(synapses, start=1):
+        populations.append(Population(f"n{i}", s.shape[0], LifInt(**{"du": 0, "dv": 0, "vth": 1, **neuron})))
+        projections.append(Projection(f"w{i}", f"n{i - 1}", f"n{i}", s, delay=delay if i == 1 else 0))
+    if loop is not None:
+        projections.append(Projection("r", populations[-1].name, populations[-1].name, loop))
+    return Graph(tuple(populations), tuple(projections), Encoding("given", levels=1), populations[-1].name, 4)
+
+
+def graded_layer() -> Graph:
+    graph = line(Dense(np.array([[2]]), Grid()))
+    return replace(graph, populations=(graph.populations[0], Population("n1", 1, GradedInt(0))))
+
+
+def skipping() -> Graph:
+    graph = line(*[Dense(np.array([[2]]), Grid())] * 3)
+    return replace(graph, projections=(*graph.projections, Projection("skip", "n1", "n3", Dense(np.array([[2]]), Grid()))))
+
+
+def wide(weight: Any, exponent: int = 0, mode: Mode = "mixed") -> Dense:
+    return Dense(np.array(weight), Grid(exponent, mode))
+
+
+CHAIN = "which is no chain: allowed is an input, then LIF populations, each fed by the one before and dense ones by themselves"
 REFUSED = {
+    "skip": (skipping(), rf"projection 'skip' leads from 'n1' to 'n3', {CHAIN}"),
+    "graded": (graded_layer(), r"population 'n1' is GradedInt, allowed is LifInt"),
+    "ternary": (line(wide([[2]]), vth_lo=-5), r"population 'n1' is ternary, allowed are spikes of \+1"),
+    "sparse": (line(sparse_from(np.array([[2]]), Grid())), r"projection 'w1' is Sparse, allowed are Dense and Conv"),
+    "fractions": (line(wide([[2, 4]], -2)), r"'w1' has weight exponent -2, allowed is 0, or less where"),
+    "long delay": (line(wide([[2, 4]]), delay=np.array([1, 63])), r"'w1' has a delay of 63 steps, allowed are 62"),
+    "late images": (line(images(), delay=1), r"projection 'w1' is a convolution with delays, which netx leaves out"),
+    "late loop": (
+        line(wide([[2]]), loop=wide([[2]]), delay=1),
+        r"projections 'w1' and 'r' are recurrent and delayed, with which netx loses the scale of their weights",
+    ),
+    "looping images": (
+        line(images(), loop=wide(np.full((18, 18), 2))),
+        r"projection 'r' makes a layer of images recurrent, allowed is that of dense layers",
+    ),
+    "loop of images": (
+        line(wide(np.full((4, 1), 2)), loop=images(kernel=np.full((4, 4, 1, 1), 2), image=(4, 1, 1))),
+        r"projection 'r' is Conv inside a dense layer",
+    ),
+    "loop on another scale": (
+        line(wide([[255]], mode="excitatory"), loop=wide([[-2]], mode="inhibitory")),
+        r"projections 'w1' and 'r' have weights -2\.\.255, which netx would change by the scale that they share",
+    ),
+    "images of vectors": (
+        line(wide(np.full((32, 1), 2)), images()),
+        r"projection 'w2' is a convolution behind a dense layer, allowed is one behind the input or a convolution",
+    ),
+    "other images": (
+        line(images(), images(image=(1, 6, 3), kernel=np.full((1, 1, 2, 2), 2))),
+        r"projection 'w2' takes images of \(1, 6, 3\), the layer before makes \(2, 3, 3\)",
+    ),
+    "groups": (
+        line(images(kernel=np.full((128, 1, 1, 1), 2), image=(128, 1, 1), groups=128)),
+        r"projection 'w1' has a groups of 128, allowed in Lava's Conv are 127",
+    ),
     "DiffPC": (diffpc_graph(), r"netx: DiffPC populations have no form"),
     "real": (real_graph(), r"real numbers, netx needs integers; run `lavasnn compile` on it, then `lavasnn export prog"),
     "branched": (branched(), r"no chain"),
@@ -262,6 +268,37 @@ def test_names_every_reason_at_once(tmp_path: Path) -> None:
     graph = chain([[[0]], [[1]]], [LifInt(0, 0, 1, 1), LifInt(0, 0, 1, 2)])
     with pytest.raises(InputError, match=r"'w1' .*'n1' .*'w2' .*'n2' "):
         write_net(graph, tmp_path / "x.net")
+
+
+def test_names_reasons_of_the_chain_and_of_layers_together(tmp_path: Path) -> None:
+    graph = replace(skipping(), output="n2")
+    odd = replace(graph.populations[1], dynamics=LifInt(0, 0, 1, 65))
+    graph = replace(graph, populations=(graph.populations[0], odd, *graph.populations[2:]))
+    with pytest.raises(InputError, match=r"'skip' leads .*; the output is 'n2'.*; population 'n1' has a bias of 65"):
+        write_net(graph, tmp_path / "x.net")
+
+
+def test_images_are_written_as_torch_has_them(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    s = images(kernel=rng.integers(-9, 9, (4, 1, 3, 2)) * 2, stride=(2, 1), padding=(0, 1), dilation=(1, 2), groups=2)
+    behind = Dense(rng.integers(1, 9, (2, s.shape[0])) * 2, Grid(0, "excitatory"))
+    each = np.arange(s.shape[0])
+    graph = line(s, behind)
+    for bias, shape in ((each, s.image_out[::-1]), (np.repeat([1, 2, 3, 4], s.shape[0] // 4), (4,))):
+        first = replace(graph.populations[1], dynamics=LifInt(0, 0, 1, bias, 6))
+        write_net(replace(graph, populations=(graph.populations[0], first, graph.populations[2])), tmp_path / "x.net")
+        with h5py.File(tmp_path / "x.net") as file:
+            layers = file["layer"]
+            kinds = [layers[str(i)]["type"][0] for i in range(4)]
+            assert kinds == [b"input", b"conv", b"flatten", b"dense"]
+            assert [list(layers[str(i)]["shape"]) for i in range(4)] == [[2, 4, 4], list(s.image_out), [1, 1, s.shape[0]], [2]]
+            assert np.array_equal(layers["1/weight"], s.weight)
+            assert [list(layers[f"1/{n}"]) for n in ("stride", "padding", "dilation")] == [[2, 1], [0, 1], [1, 2]]
+            assert layers["1/groups"][()] == 2
+            written = layers["1/bias"][()]
+            assert written.shape == shape
+            assert np.array_equal(written.transpose(2, 1, 0).reshape(-1) if written.ndim == 3 else written, np.unique(bias))
+            assert np.array_equal(layers["3/weight"], behind.weight)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

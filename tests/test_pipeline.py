@@ -25,7 +25,8 @@ from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import FileFormatError, InputError, LimitError, RangeError
-from lavasnn.ir import Dense, DenseInt, Graph, Population, Projection, Source, Transposed
+from lavasnn.ir import Graph, Population, Projection, Source
+from lavasnn.synapses import Dense, Grid, Transposed
 
 TIMING = Timing(m=2, n=4, init_cycles=2, settle_cycles=2)
 SIGNED_24 = 2**23 - 1
@@ -44,7 +45,7 @@ def diffpc(weights: Sequence[Any], timing: Timing = TIMING, scale: int = -2, poi
         populations.append(Population(names[l], size, neuron))
         if l:
             w = weights[l - 1]
-            synapses = Dense(w.astype(np.float64)) if point is None else DenseInt(w.astype(np.int16), shift)
+            synapses = Dense(w.astype(np.float64)) if point is None else Dense(w.astype(np.int16), Grid(shift))
             projections.append(Projection(f"w{l}", names[l - 1], names[l], synapses, "s_A", "a_x"))
         if l > 1:
             projections.append(Projection(f"w{l}t", names[l], names[l - 1], Transposed(f"w{l}", shift), "s_e", "a_e"))
@@ -71,20 +72,22 @@ def test_a_program_holds_everything_and_comes_back_from_its_file(tmp_path: Path)
     pixels = random.integers(0, 17, (20, 9)).astype(np.uint8)
     program = compile_graph(graph, pixels, random.integers(0, 3, 20), source="here")
     assert program.graph.integer
-    assert list(program.report["seconds"]) == ["quantize", "calibrate", "schedule", "partition"]
+    assert list(program.report["seconds"]) == [type(step).__name__.lower() for step in PASSES]
+    assert {"partition", "place", "route"} <= set(program.report)
     assert program.report["calibrate"]["samples"] == 20
     assert program.fit["neurons"] == 19
     assert program.fit["synapses"] == 7 * 9 + 3 * 7 + 7 * 3  # and the transposed ones
     program.save(tmp_path / "p")
     again = Program.load(tmp_path / "p")
     assert (again.target, again.slices, again.source) == (program.target, program.slices, "here")
+    assert (again.places, again.routes) == (program.places, program.routes)
     assert dict(again.offsets) == dict(program.offsets)
     assert again.fit == program.fit
     assert again.report["quantize"] == program.report["quantize"]
     assert list(again.report["warnings"]) == list(program.report["warnings"])
     for p in program.graph.projections:
         q = again.graph.projection(p.name)
-        assert (q.carries, q.into, q.synapses.exponent) == (p.carries, p.into, p.synapses.exponent)
+        assert (q.carries, q.into, again.graph.synapses(q).grid) == (p.carries, p.into, program.graph.synapses(p).grid)
         assert np.array_equal(again.graph.weight(q), program.graph.weight(p))
     assert [p.dynamics.timing for p in again.graph.populations] == [TIMING] * 3
     runs = [exact.run(g, pixels, none(20), settle=True, record=True) for g in (program.graph, again.graph)]
@@ -125,16 +128,16 @@ def test_passes_leave_their_state_as_it_is() -> None:
 
 
 def test_rules_report_all_violations_at_once() -> None:
-    """Two projections into one population, one of them backwards, one population that hears nothing."""
+    """A population that hears nothing, weights off the grid, an exponent and a delay beyond their registers."""
     neuron = LifInt(du=4095, dv=0, vth=5)
     names = ("input", "a", "b", "deaf")
     populations = tuple(Population(n, 2, Source() if n == "input" else neuron) for n in names)
-    odd = DenseInt(np.array([[3, -4], [300, -2]], np.int16), exponent=9)
-    weight = DenseInt(np.zeros((2, 2), np.int16))
+    odd = Dense(np.array([[3, -4], [300, -2]], np.int16), Grid(exponent=9))
+    weight = Dense(np.zeros((2, 2), np.int16), Grid())
     projections = (
         Projection("w1", "input", "a", odd),
         Projection("w2", "a", "b", weight),
-        Projection("back", "b", "a", weight),
+        Projection("back", "b", "a", weight, delay=63),
     )
     graph = Graph(populations, projections, Encoding("bernoulli", levels=16), "b", 4)
     with pytest.raises(InputError) as caught:
@@ -143,14 +146,13 @@ def test_rules_report_all_violations_at_once() -> None:
     assert text.startswith("cannot compile for loihi2: ")
     for part in (
         "population 'deaf' receives nothing",
-        "projection 'back' leads back from 'b' to 'a'",
-        "population 'a' receives 2 projections",
+        "projection 'back': a delay of 63 steps, loihi2 has up to 62",
         "projection 'w1': 2 of 4 weights are off the mixed grid -256..254:2",
         "projection 'w1': weight exponent 9, allowed -8..7",
     ):
         assert part in text
     assert "\n" not in text
-    with pytest.raises(InputError, match=r"receives nothing.*leads back.*receives 2 projections"):
+    with pytest.raises(InputError, match=r"receives nothing.*a delay of 63 steps"):
         compile_graph(graph, full(1, 2), none(1))
 
 
@@ -193,7 +195,7 @@ def test_registers_of_a_narrower_target_are_checked(vth: int, bias: int, word: s
     whole = replace(
         graph,
         populations=(graph.source, replace(graph.populations[1], dynamics=neuron)),
-        projections=(replace(graph.projections[0], synapses=DenseInt(np.zeros((2, 3), np.int16))),),
+        projections=(replace(graph.projections[0], synapses=Dense(np.zeros((2, 3), np.int16), Grid())),),
     )
     assert any(word in v for v in rules.registers(whole, target))
     assert not list(rules.registers(whole, LOIHI2))
@@ -206,7 +208,7 @@ def test_lif_inputs_beyond_16_bits_on_the_samples_are_refused() -> None:
     """130 inputs that always spike times 254 are 33,020."""
     weight = np.full((2, 130), 254.0)
     weight[0, 0] = -254.0  # mixed signs: this neuron receives less
-    with pytest.raises(RangeError, match=r"population 'output' receives sums up to 33,020 .* holds \+-32,767"):
+    with pytest.raises(RangeError, match=r"population 'output' receives sums up to 33,020, its input holds \+-32,767"):
         compile_graph(lif(weight), full(2, 130), none(2))
 
 
@@ -216,11 +218,16 @@ def test_lif_inputs_that_could_be_too_large_are_warned_of() -> None:
     pixels = full(2, 130)
     pixels[:, 100:] = 0
     program = compile_graph(lif(weight), pixels, none(2))
-    (warning,) = program.report["warnings"]
+    warning, always = program.report["warnings"]
+    assert always == (
+        "calibrate: population 'output': all 2 neurons send in every step in 2 samples of 6 steps: inputs up to 25,400, "
+        "voltages up to 1,625,600, the threshold is 6,400"
+    )
     assert "population 'output' receives 33,020; 16 bits hold +-32,767 (largest on 2 calibration samples: 25,400)" in warning
-    assert program.report["calibrate"]["largest_input"] == {"output": 25_400}
-    assert program.report["calibrate"]["worst_input"] == {"output": 33_020}
-    assert compile_graph(lif(weight[:, :129]), full(2, 129), none(2)).report["warnings"] == []
+    found = program.report["calibrate"]["populations"]["output"]
+    assert (found["largest_input"], found["worst_input"], found["input_limit"]) == (25_400, 33_020, 32_767)
+    narrow = compile_graph(lif(weight[:, :129]), full(2, 129), none(2)).report["warnings"]
+    assert [w for w in narrow if "if all its inputs spike at once" in w] == []
 
 
 def test_exponents_count_in_the_lif_input() -> None:
@@ -228,7 +235,7 @@ def test_exponents_count_in_the_lif_input() -> None:
     graph = lif(np.full((1, 64), 254.0))
     neuron = LifInt(du=4095, dv=0, vth=5)
     for exponent in (1, 2):
-        synapses = DenseInt(np.full((1, 64), 254, np.int16), exponent, "excitatory")
+        synapses = Dense(np.full((1, 64), 254, np.int16), Grid(exponent, "excitatory"))
         whole = replace(
             graph,
             populations=(graph.source, replace(graph.populations[1], dynamics=neuron)),
@@ -236,8 +243,8 @@ def test_exponents_count_in_the_lif_input() -> None:
         )
         state = State(whole, LOIHI2, full(1, 64), none(1))
         if exponent == 1:
-            found = Calibrate().apply(state).report["calibrate"]
-            assert (found["largest_input"], found["worst_input"]) == ({"output": 32_512}, {"output": 32_512})
+            found = Calibrate().apply(state).report["calibrate"]["populations"]["output"]
+            assert (found["largest_input"], found["worst_input"]) == (32_512, 32_512)
         else:
             with pytest.raises(RangeError, match="65,024"):
                 Calibrate().apply(state)
@@ -360,6 +367,28 @@ def test_thresholds_beyond_24_bits_are_refused() -> None:
 
 def test_a_network_that_does_not_fit_is_refused_with_exit_1() -> None:
     target = replace(LOIHI2, cores=replace(LOIHI2.cores, value=1))
-    with pytest.raises(LimitError, match="the network on loihi2: needs 2 cores, the target has 1") as caught:
-        compile_graph(diffpc([np.ones((2, 3))]), full(1, 3), none(1), target)
+    wide = replace(target, neurons_per_core=replace(LOIHI2.neurons_per_core, value=4))
+    with pytest.raises(LimitError, match=r"^the network on loihi2: needs 2 cores, the target has 1; ") as caught:
+        compile_graph(diffpc([np.ones((2, 3))]), full(1, 3), none(1), wide)
     assert caught.value.exit_code == 1
+    narrow = replace(wide, fan_in_per_core=replace(LOIHI2.fan_in_per_core, value=2))
+    with pytest.raises(LimitError, match=r"^does not fit for 2 reasons: population 'p1': needs 3 input axons") as caught:
+        compile_graph(diffpc([np.ones((2, 3))]), full(1, 3), none(1), narrow)
+    assert [v.resource for v in caught.value.violations] == ["input axons", "cores"]
+
+
+def test_a_network_is_placed_by_the_messages_of_its_calibration_samples() -> None:
+    """Two cores of neurons of which only one speaks: all messages of the program's routes are that one's."""
+    populations = (
+        Population("input", 2, Source()),
+        Population("a", 4, Lif(1.0, 0.0, 1.0)),
+        Population("b", 2, Lif(1.0, 0.0, 1.0)),
+    )
+    first = np.array([[2.0, 0], [0, 0], [0, 0], [0, 0]])
+    projections = (Projection("w", "input", "a", Dense(first)), Projection("v", "a", "b", Dense(np.full((2, 4), 2.0))))
+    graph = Graph(populations, projections, Encoding("bernoulli", levels=16), "b", 6)
+    target = replace(LOIHI2, neurons_per_core=replace(LOIHI2.neurons_per_core, value=2))
+    program = compile_graph(graph, full(3, 2), none(3), target)
+    assert [(r.source, r.target, r.axons, r.messages) for r in program.routes] == [(0, 2, 2, 6.0), (1, 2, 2, 0.0)]
+    assert program.report["place"]["hops"] == 6.0
+    assert len(program.places) == program.cores == 3

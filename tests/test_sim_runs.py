@@ -13,6 +13,7 @@ from lavasnn.report.tables import results
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "sim_runs").glob("*.toml"))
+CHOICES = sorted((ROOT / "sim_runs" / "choices").glob("*.json"))
 SUMMARIES = sorted((ROOT / "sim_runs" / "summaries").glob("*.json"))
 
 
@@ -37,6 +38,17 @@ def test_quoted_bits_leave_nothing_out(path: Path) -> None:
     for row in json.loads(path.read_text())["results"]["diffpc"]["seeds"]:
         assert row["bits_error_phase_training"] >= row["bits_error_phase_training_heard"] > 0
         assert row["bits_total_with_address_test"] > row["bits_total_test"] > 0
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=lambda p: p.stem)
+def test_settings_are_those_that_did_best_on_held_out_images(path: Path) -> None:
+    run, found = config.load(ROOT / "sim_runs" / f"{path.stem}.toml"), json.loads(path.read_text())
+    assert found["held_out"] == run.choose.held_out
+    assert [row["changes"] for row in found["candidates"]] == list(run.choose.candidates)
+    best = max(found["candidates"], key=lambda row: row["validation"])
+    assert found["best"] == best["changes"]
+    for name, value in best["changes"].items():
+        assert getattr(run.training, name) == value
 
 
 def test_readme_quotes_the_summaries() -> None:

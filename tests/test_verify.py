@@ -19,8 +19,9 @@ from lavasnn.dynamics.lif import Lif
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
-from lavasnn.ir import Dense, Graph, Population, Projection, Source, Transposed
+from lavasnn.ir import Graph, Population, Projection, Source
 from lavasnn.results import RunResult
+from lavasnn.synapses import Dense, Transposed
 
 N = 5
 SIZES = (4, 6, 3)

@@ -1,52 +1,31 @@
 """The exact executor: batched, in-process, spike for spike what Lava does, without Lava.
 
-Integer synapse sums go through float32 matrix products while every partial sum stays below 2**24, through int64 beyond.
+DiffPC networks run here, networks of stock neurons in `compile.backends.spiking`, sums in `compile.backends.sums`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lavasnn.dynamics import diffpc, lif, lif_kernel
+from compile.backends.spiking import run_spiking
+from compile.backends.sums import synapse
+from lavasnn.dynamics import diffpc, lif_kernel
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.fixedpoint import STATE_MAX
-from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
-from lavasnn.ir import DenseInt, Graph, Projection, Transposed
+from lavasnn.ir import Graph
 from lavasnn.results import RunResult, joined
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Synapse:
-    """A projection ready to sum: weights transposed to (pre, post) and the shift of the sum."""
-
-    projection: Projection
-    weight: Array
-    shift: int
-
-    def __call__(self, spikes: Array) -> Array:
-        """Weighted sums, shape (sample, post); integers stay exact."""
-        if self.weight.dtype == np.float64:
-            return spikes @ self.weight
-        total = (spikes.astype(self.weight.dtype) @ self.weight).astype(np.int64)
-        return total << self.shift if self.shift > 0 else total >> -self.shift
-
-
-def synapse(graph: Graph, projection: Projection) -> Synapse:
-    """Prepare a projection; integers as float32 where that is exact."""
-    weight = graph.weight(projection)
-    if not graph.integer:
-        return Synapse(projection, np.ascontiguousarray(weight.T, np.float64), 0)
-    exponent = projection.synapses.exponent if isinstance(projection.synapses, DenseInt | Transposed) else 0
-    worst = int(np.abs(weight.astype(np.int64)).sum(1).max(initial=0))
-    return Synapse(projection, np.ascontiguousarray(weight.T, np.float32 if worst < 1 << 24 else np.int64), exponent)
+LARGEST_RASTER = 1 << 29
+"""Messages (sample, step, neuron) that a batch may take in memory, about one byte each."""
 
 
 def run(
@@ -57,6 +36,7 @@ def run(
     settle: bool = False,
     batch: int = 256,
     record: bool = False,
+    measure: bool = False,
     indices: NDArray[np.int64] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RunResult:
@@ -69,6 +49,7 @@ def run(
         settle: Run DiffPC's second phase too, labels clamped.
         batch: Samples at a time.
         record: Keep every message and state of every step.
+        measure: Count each neuron's messages, and note the largest states of stock neurons (DiffPC always does).
         indices: Each sample's index in its data set (random encodings depend on it); 0, 1, ... by default.
         progress: Called with (samples done, samples in all).
 
@@ -81,13 +62,16 @@ def run(
     """
     given = np.arange(len(pixels)) if indices is None else indices
     check_samples(graph, pixels, labels, settle, batch)
-    execute = _diffpc if graph.timing is not None else _lif
+    batch = min(batch, max(1, LARGEST_RASTER // (graph.phases(settle)[-1].stop * sum(p.size for p in graph.populations))))
     parts: list[RunResult] = []
     peaks: dict[str, float] = {}
     for start in range(0, len(pixels), batch):
         rows = slice(start, start + batch)
-        part = execute(graph, pixels[rows], None if labels is None else labels[rows], given[rows], settle, record, peaks, start)
-        parts.append(part)
+        some = None if labels is None else labels[rows]
+        if graph.timing is not None:
+            parts.append(_diffpc(graph, pixels[rows], some, settle, record, measure, peaks, start))
+        else:
+            parts.append(_stock(graph, pixels[rows], some, given[rows], record, measure, peaks))
         if progress is not None:
             progress(min(start + batch, len(pixels)), len(pixels))
     return replace(joined(parts), meta={"peaks": peaks})
@@ -105,9 +89,14 @@ def check_samples(
         raise InputError(f"run: batch is {batch}, at least 1 is needed")
     if len(pixels) < 1:
         raise InputError("run: 0 samples given, at least 1 is needed")
-    if pixels.ndim != 2 or pixels.shape[1] != graph.source.size:
+    given = graph.encoding.kind == "given"
+    if pixels.ndim != 2 + given:
+        needed = "messages (sample, step, neuron)" if given else "images (sample, pixel)"
+        raise InputError(f"run: samples of shape {pixels.shape}, the network {graph.source.name!r} takes {needed}")
+    if pixels.shape[-1] != graph.source.size:
         raise InputError(
-            f"run: images have {pixels.shape[1:]} pixels, the network's input {graph.source.name!r} has {graph.source.size}"
+            f"run: {'messages come from' if given else 'images have'} {pixels.shape[-1]} "
+            f"{'neurons' if given else 'pixels'}, the network's input {graph.source.name!r} has {graph.source.size}"
         )
     classes = graph.population(graph.output).size
     if labels is not None and (len(labels) != len(pixels) or labels.min() < 0 or labels.max() >= classes):
@@ -134,9 +123,9 @@ def _diffpc(
     graph: Graph,
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64] | None,
-    indices: NDArray[np.int64],
     settle: bool,
     record: bool,
+    measure: bool,
     peaks: dict[str, float],
     first: int,
 ) -> RunResult:
@@ -152,6 +141,7 @@ def _diffpc(
     trace = _Trace(graph, n, window) if record else None
     states: dict[str, diffpc.State] = {}
     outputs = np.zeros((n, graph.population(graph.output).size), dtype)
+    by_neuron = {key: np.zeros(sent[key].shape[1], np.int64) for key in sent} if measure else {}
     for t in range(window):
         now_sent: dict[str, Array] = {}
         for p in graph.populations:
@@ -177,6 +167,8 @@ def _diffpc(
         sent = now_sent
         for key, spikes in sent.items():
             counts[key][:, t] = np.count_nonzero(spikes, axis=1)
+            if measure and counts[key][:, t].any():
+                by_neuron[key] += np.count_nonzero(spikes, axis=0)
         if t == timing.init_steps:
             outputs = states[graph.output].x_F
     return RunResult(
@@ -188,6 +180,7 @@ def _diffpc(
         labels=np.zeros(0, np.int64) if labels is None else labels,
         messages=counts,
         unheard=unheard(graph),
+        by_neuron=by_neuron,
         traces=trace.arrays if trace is not None else {},
     )
 
@@ -254,80 +247,45 @@ def _margin(state: diffpc.State, s_A: Array, s_e: Array, now: diffpc.Now, clampe
     return least
 
 
-def _lif(
+def _stock(
     graph: Graph,
     pixels: NDArray[np.uint8],
     labels: NDArray[np.int64] | None,
     indices: NDArray[np.int64],
-    settle: bool,
     record: bool,
+    measure: bool,
     peaks: dict[str, float],
-    first: int,
 ) -> RunResult:
-    """Feed-forward LIF, layer by layer over all steps; windows start one step later per layer, so nothing is in flight."""
-    spikes, margins = lif_layers(graph, graph.encoding.spikes(pixels, indices, graph.steps))
-    answer = spikes[graph.output].sum(axis=1, dtype=np.int64)
+    """Networks of LIF and graded neurons."""
+    read = (graph.output,) if graph.read == "voltage" else ()
+    found = run_spiking(graph, graph.encoding.messages(pixels, indices, graph.steps), measure=measure, voltages=read)
+    for key, value in found.peaks.items():
+        peaks[key] = max(peaks.get(key, 0.0), value)
+    sent = {f"{name}.s": s for name, s in found.sent.items()}
+    traces = sent | {f"{name}.v": v for name, v in found.voltages.items()} | found.margins
     return RunResult(
         backend="exact",
         precision="fixed" if graph.integer else "float",
         phases=graph.phases(False),
         sizes={p.name: p.size for p in graph.populations},
-        outputs=answer,
+        outputs=answer(graph, traces),
         labels=np.zeros(0, np.int64) if labels is None else labels,
-        messages={f"{name}.s": lif_kernel.count_spikes(s.view(np.uint8)) for name, s in spikes.items()},
+        messages={key: count(s) for key, s in sent.items()},
         unheard=unheard(graph),
-        traces={f"{name}.s": s.astype(np.int8) for name, s in spikes.items()} | margins if record else {},
+        by_neuron={key: np.count_nonzero(s, axis=(0, 1)) for key, s in sent.items()} if measure else {},
+        traces={key: s.astype(np.int8) if s.dtype == bool else s for key, s in traces.items()} if record else {},
     )
 
 
-def lif_layers(graph: Graph, shown: Array) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Spikes of every population of a feed-forward LIF network, and for real numbers the margins of `_float_layer`.
-
-    Args:
-        graph: The network.
-        shown: Spikes of its input, shape (sample, step, neuron), bool.
-
-    Returns:
-        Spikes by population, the input's included, shape (sample, step, neuron); margins by "population.margin".
-    """
-    spikes: dict[str, Array] = {graph.source.name: shown}
-    margins: dict[str, Array] = {}
-    for p in graph.populations[1:]:
-        (projection,) = graph.arriving(p.name)
-        ready = synapse(graph, projection)
-        arriving = spikes[projection.source]
-        if isinstance(p.dynamics, LifInt):
-            rows = np.ascontiguousarray(graph.weight(projection).T)
-            spikes[p.name] = lif_kernel.run_layer(p.dynamics, rows, arriving, exponent=ready.shift, arrive=0)
-        else:
-            assert isinstance(p.dynamics, Lif)
-            spikes[p.name], margins[f"{p.name}.margin"] = _float_layer(p.dynamics, ready, arriving)
-    return spikes, margins
+def answer(graph: Graph, traces: Mapping[str, Array]) -> Array:
+    """What a network of stock neurons answers, shape (sample, output neuron): summed messages, or the last voltage."""
+    if graph.read == "voltage":
+        last = traces[f"{graph.output}.v"][:, -1]
+        return last.astype(np.int64 if graph.integer else np.float64)
+    sent = traces[f"{graph.output}.s"]
+    return sent.sum(axis=1, dtype=np.float64 if sent.dtype.kind == "f" else np.int64)
 
 
-def _float_layer(parameters: Lif, ready: Synapse, arriving: Array) -> tuple[Array, Array]:
-    """Spikes, shape (sample, step, neuron), and how near the nearest v came to the threshold, shape (sample, step, 1)."""
-    n, steps, _ = arriving.shape
-    out = np.zeros((n, steps, ready.weight.shape[1]), bool)
-    margin = np.zeros((n, steps, 1))
-    state = lif.initial(parameters, (n, out.shape[2]))
-    for t in range(steps):
-
-        def spike(v: Array, vth: float, t: int = t) -> Array:
-            margin[:, t, 0] = np.abs(v - vth).min(axis=1)
-            return v > vth
-
-        out[:, t], state = lif.step(parameters, state, ready(arriving[:, t].astype(np.float64)), spike)
-    return out, margin
-
-
-def lif_input_peaks(graph: Graph, pixels: NDArray[np.uint8]) -> dict[str, int]:
-    """Largest magnitude of the summed input of every stock LIF population on given samples."""
-    result = run(graph, pixels, record=True)
-    peaks: dict[str, int] = {}
-    for p in graph.populations[1:]:
-        (projection,) = graph.arriving(p.name)
-        ready = synapse(graph, projection)
-        arriving = result.traces[f"{projection.source}.s"]
-        peaks[p.name] = max(int(np.abs(ready(arriving[:, t])).max()) for t in range(arriving.shape[1]))
-    return peaks
+def count(sent: Array) -> NDArray[np.int32]:
+    """Number of messages of each step, shape (sample, step)."""
+    return lif_kernel.count_spikes(sent.view(np.uint8) if sent.dtype == bool else (sent != 0).view(np.uint8))

@@ -1,6 +1,11 @@
 """Emit a network as a Lava process graph and run it on Lava's Loihi 2 simulator, in a guarded child process.
 
-Stock processes wherever they suffice: Dense for all synapses, LIFReset for LIF. Only DiffPC brings its own.
+Stock processes wherever they suffice: Dense, Sparse, their delayed forms and Conv for synapses, LIF, LIFReset, TernaryLIF,
+GradedVec and GradedReluVec for neurons. Only DiffPC brings its own.
+
+Samples follow each other in one run where each finds all at rest by itself: DiffPC and seamless networks whose neurons reset.
+Elsewhere every sample has a run of its own, as nothing in Lava can discard what is in flight.
+
 This module loads Lava inside the child alone; importing it costs nothing.
 """
 
@@ -18,13 +23,17 @@ from numpy.typing import NDArray
 from compile.backends import exact
 from compile.backends.guard import Job, run_guarded
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
+from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError, LavaRunError, RangeError
-from lavasnn.ir import DenseInt, Graph, Projection, Source, Transposed
+from lavasnn.ir import Graph, Population, Projection, Source
 from lavasnn.results import RunResult, joined
+from lavasnn.synapses import Conv, Dense, Owned, as_dense, as_sparse
 
 START_S = 60.0
 """Seconds allowed for start-up, whatever the size."""
+SAMPLE_START_S = 10.0
+"""Seconds allowed for each further start, where samples have runs of their own; below 1 s is usual."""
 STEP_S = 0.01
 """Seconds allowed for each process and step; about 0.2 ms is usual."""
 
@@ -68,10 +77,11 @@ def run(
         rows = slice(start, start + batch)
         some = None if labels is None else labels[rows]
         n_steps = len(pixels[rows]) * window + len(graph.populations)
+        starts = 0 if continuous(graph) else len(pixels[rows])
         limit = (
             timeout_s
             if timeout_s is not None
-            else START_S + STEP_S * n_steps * (len(graph.populations) * 2 + len(graph.projections))
+            else START_S + SAMPLE_START_S * starts + STEP_S * n_steps * (len(graph.populations) * 2 + len(graph.projections))
         )
         parts.append(_run_batch(graph, pixels[rows], some, settle, given[rows], limit))
         if progress is not None:
@@ -102,6 +112,12 @@ def _run_batch(
         return _collect(graph, labels, settle, len(pixels), job)
 
 
+def continuous(graph: Graph) -> bool:
+    """Whether samples can follow each other in one run: each finds all neurons at rest and nothing in flight."""
+    resets = all(getattr(p.dynamics, "vth_lo", None) is None for p in graph.populations)  # Lava's TernaryLIF does not
+    return graph.timing is not None or (graph.seamless and resets)
+
+
 def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, samples: int, job: Path) -> RunResult:
     """Read what the recorders wrote."""
     phases = graph.phases(settle)
@@ -114,13 +130,13 @@ def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, sampl
                     values = recorded[name].reshape(samples, window, p.size)
                     traces[f"{p.name}.{name}"] = values.astype(np.int8) if name.startswith("s_") else values
         else:
-            spikes = np.load(job / f"{p.name}.npy")
-            first = graph.offsets[p.name]
-            traces[f"{p.name}.s"] = spikes[first : first + samples * window].reshape(samples, window, p.size)
+            traces[f"{p.name}.s"] = _read_recorder(graph, p.name, job, samples)
+            if (job / f"{p.name}.v.npy").exists():
+                traces[f"{p.name}.v"] = _read_recorder(graph, f"{p.name}.v", job, samples)
     if graph.timing is not None:
         outputs = traces[f"{graph.output}.x_F"][:, graph.timing.init_steps].astype(np.int64 if graph.integer else np.float64)
     else:
-        outputs = traces[f"{graph.output}.s"].sum(axis=1, dtype=np.int64)
+        outputs = exact.answer(graph, traces)
     kinds = {p.name: p.dynamics.MESSAGES for p in graph.populations}
     return RunResult(
         backend="lava",
@@ -129,29 +145,53 @@ def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, sampl
         sizes={p.name: p.size for p in graph.populations},
         outputs=outputs,
         labels=np.zeros(0, np.int64) if labels is None else labels,
-        messages={
-            f"{name}.{kind}": np.count_nonzero(traces[f"{name}.{kind}"], axis=2).astype(np.int32)
-            for name, sent in kinds.items()
-            for kind in sent
-        },
+        messages={f"{name}.{kind}": exact.count(traces[f"{name}.{kind}"]) for name, sent in kinds.items() for kind in sent},
         unheard=exact.unheard(graph),
         traces=traces,
     )
 
 
+def _read_recorder(graph: Graph, name: str, job: Path, samples: int) -> NDArray[Any]:
+    """What one recorder wrote, cut into windows: shape (sample, step, neuron)."""
+    recorded = np.load(job / f"{name}.npy")
+    first = graph.offsets[name.removesuffix(".v")] if continuous(graph) else 0
+    return recorded[first : first + samples * graph.steps].reshape(samples, graph.steps, -1)
+
+
 def run_job(job: Path) -> None:
     """The child's part: build the process graph of `job` and run it to the end."""
-    from lava.magma.core.run_conditions import RunSteps
-    from lava.magma.core.run_configs import Loihi2SimCfg
-
     graph = Graph.load(job / "graph.safetensors")
     settle = json.loads((job / "options.json").read_text())["settle"]
     with np.load(job / "samples.npz") as samples:
         pixels, indices = samples["pixels"], samples["indices"]
         labels = samples["labels"] if "labels" in samples.files else None
+    if continuous(graph):
+        _run_through(graph, pixels, labels, settle, indices, job)
+        return
+    for k in range(len(pixels)):
+        (job / str(k)).mkdir()
+        _run_through(graph, pixels[k : k + 1], None, False, indices[k : k + 1], job / str(k)).stop()
+    for first in (job / "0").glob("*.npy"):
+        np.save(job / first.name, np.concatenate([np.load(job / str(k) / first.name) for k in range(len(pixels))]))
+
+
+def _run_through(
+    graph: Graph,
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None,
+    settle: bool,
+    indices: NDArray[np.int64],
+    job: Path,
+) -> Any:
+    """Run samples in one go; gives a process of the run."""
+    from lava.magma.core.run_conditions import RunSteps
+    from lava.magma.core.run_configs import Loihi2SimCfg
+
     processes, steps = emit(graph, pixels, labels, settle, indices, job)
     tag = "fixed_pt" if graph.integer else "floating_pt"
-    processes[graph.source.name].run(condition=RunSteps(num_steps=steps), run_cfg=Loihi2SimCfg(select_tag=tag))
+    first = processes[graph.source.name]
+    first.run(condition=RunSteps(num_steps=steps), run_cfg=Loihi2SimCfg(select_tag=tag))
+    return first
 
 
 def emit(
@@ -167,7 +207,8 @@ def emit(
 
     Args:
         graph: The network.
-        pixels: Images, shape (sample, pixel).
+        pixels: Images, shape (sample, pixel), or given messages, shape (sample, step, neuron); a network that is not
+            `continuous` takes one sample.
         labels: Classes; clamped in the second phase.
         settle: Whether windows have a second phase.
         indices: Each sample's index in its data set.
@@ -176,20 +217,25 @@ def emit(
 
     Returns:
         Processes by population name, and the steps that all samples take.
+
+    Raises:
+        InputError: A population or projection that Lava has no process for.
     """
     window = graph.phases(settle)[-1].stop
     steps = len(pixels) * window
     if graph.timing is not None:
         processes = _emit_diffpc(graph, pixels, labels, settle, steps, job)
     else:
-        steps += max(graph.offsets.values())
-        processes = _emit_lif(graph, pixels, indices, steps)
+        steps += max(graph.offsets.values()) if continuous(graph) else 0
+        processes = _emit_stock(graph, pixels, indices, steps)
         if job is not None:
             names = processes if record else [graph.output]
             for name in names:
-                _attach_recorder(processes[name], job / f"{name}.npy", graph.population(name).size, steps)
+                _attach_recorder(processes[name], job / f"{name}.npy", graph.population(name).size, steps, graph)
+            if graph.read == "voltage":
+                _attach_probe(processes[graph.output], job / f"{graph.output}.v.npy", steps)
     for p in graph.projections:
-        _wire(graph, p, processes)
+        wire(graph, p, processes)
     return processes, steps
 
 
@@ -220,56 +266,141 @@ def _emit_diffpc(
     return processes
 
 
-def _emit_lif(graph: Graph, pixels: NDArray[np.uint8], indices: NDArray[np.int64], steps: int) -> dict[str, Any]:
+def _emit_stock(graph: Graph, pixels: NDArray[np.uint8], indices: NDArray[np.int64], steps: int) -> dict[str, Any]:
     from lava.proc.io.source import RingBuffer
-    from lava.proc.lif.process import LIFReset
 
-    spikes = graph.encoding.spikes(pixels, indices, graph.steps)
-    shown = spikes.reshape(-1, graph.source.size).T
+    shown = graph.encoding.messages(pixels, indices, graph.steps).reshape(-1, graph.source.size).T
     data = np.zeros((graph.source.size, steps), np.int32 if graph.integer else np.float64)
     data[:, : shown.shape[1]] = shown
-    offsets = graph.offsets
     processes: dict[str, Any] = {graph.source.name: RingBuffer(data=data)}
     for p in graph.populations[1:]:
-        reset: dict[str, Any] = {"reset_interval": graph.steps, "reset_offset": (1 + offsets[p.name]) % graph.steps}
-        match p.dynamics:
-            case LifInt() as d:
-                neuron: dict[str, Any] = {"du": d.du, "dv": d.dv, "vth": d.vth}
-                neuron |= {"bias_mant": d.bias_mant, "bias_exp": d.bias_exp}
-            case Lif() as d:
-                neuron = {"du": d.du, "dv": d.dv, "vth": d.vth, "bias_mant": d.bias}
-            case other:
-                raise InputError(f"population {p.name!r}: no Lava process for {type(other).__name__}")
-        processes[p.name] = LIFReset(shape=(p.size,), name=p.name, **reset, **neuron)
+        processes[p.name] = neurons(graph, p)
     return processes
 
 
-def _attach_recorder(process: Any, path: Path, size: int, steps: int) -> None:
+def process_name(graph: Graph, population: Population) -> str:
+    """The Lava process that a population of stock neurons becomes.
+
+    Raises:
+        InputError: There is none.
+    """
+    match population.dynamics:
+        case Lif(vth_lo=None) | LifInt(vth_lo=None):
+            return "LIFReset" if continuous(graph) else "LIF"
+        case Lif() | LifInt():
+            return "TernaryLIF"
+        case GradedInt(relu=relu):
+            return "GradedReluVec" if relu else "GradedVec"
+        case Graded():
+            raise InputError(f"population {population.name!r}: Lava's graded neurons have no floating-point model")
+        case other:
+            raise InputError(f"population {population.name!r}: no Lava process for {type(other).__name__}")
+
+
+def neurons(graph: Graph, p: Population) -> Any:
+    """The Lava process of a population of stock neurons."""
+    from lava.proc.graded import process as graded
+    from lava.proc.lif import process as lif
+
+    name, d = process_name(graph, p), p.dynamics
+    if isinstance(d, Graded | GradedInt):
+        return getattr(graded, name)(shape=(p.size,), vth=d.vth)
+    assert isinstance(d, Lif | LifInt)
+    neuron: dict[str, Any] = {"shape": (p.size,), "name": p.name, "du": d.du, "dv": d.dv}
+    neuron |= {"bias_mant": d.bias_mant, "bias_exp": d.bias_exp} if isinstance(d, LifInt) else {"bias_mant": d.bias}
+    neuron |= {"vth": d.vth} if d.vth_lo is None else {"vth_hi": d.vth, "vth_lo": d.vth_lo}
+    if name == "LIFReset":
+        neuron |= {"reset_interval": graph.steps, "reset_offset": (1 + graph.offsets[p.name]) % graph.steps}
+    return getattr(lif, name)(**neuron)
+
+
+def _attach_recorder(process: Any, path: Path, size: int, steps: int, graph: Graph) -> None:
     from lavasnn.processes.recorder import Recorder
 
-    recorder = Recorder(shape=(size,), steps=steps, record=str(path), name=f"record {path.stem}")
+    kind = "int32" if graph.graded(path.stem) else "int8"
+    recorder = Recorder(shape=(size,), steps=steps, record=str(path), kind=kind, name=f"record {path.stem}")
     process.s_out.connect(recorder.s_in)
 
 
-def _wire(graph: Graph, p: Projection, processes: Mapping[str, Any]) -> None:
-    """One Dense between two populations; weights are on Lava's grid, so its own rounding changes none."""
-    from lava.proc.dense.process import Dense
-    from lava.utils.weightutils import SignMode
+def _attach_probe(process: Any, path: Path, steps: int) -> None:
+    from lavasnn.processes.recorder import Probe
 
-    weight = graph.weight(p)
-    ternary = p.carries != "s"
-    options: dict[str, Any] = {"num_message_bits": 2 if ternary else 0, "name": p.name}
-    if graph.integer:
-        owner = graph.projection(p.synapses.of) if isinstance(p.synapses, Transposed) else p
-        assert isinstance(owner.synapses, DenseInt)
-        assert isinstance(p.synapses, DenseInt | Transposed)
-        options["sign_mode"] = SignMode[owner.synapses.sign_mode.upper()]
-        options["weight_exp"] = p.synapses.exponent
-    dense = Dense(weights=weight.astype(np.int32 if graph.integer else np.float64), **options)
-    source = processes[p.source]
-    sends = (
-        source.s_out if isinstance(graph.population(p.source).dynamics, Source | Lif | LifInt) else getattr(source, p.carries)
+    probe = Probe(shape=process.v.shape, steps=steps, record=str(path), name=f"probe {path.stem}")
+    probe.v.connect_var(process.v)
+
+
+def synapse_name(graph: Graph, p: Projection) -> str:
+    """The Lava process that a projection becomes; Sparse stands in for a convolution that Lava's Conv cannot hold.
+
+    It knows neither delays nor right shifts, and keeps stride, padding, dilation and groups as signed bytes.
+    """
+    s, late = graph.synapses(p), bool(np.any(p.delay))
+    if isinstance(s, Conv) and not late and max(*s.stride, *s.padding, *s.dilation, s.groups) <= 127:
+        return "Conv" if s.grid is None or s.grid.exponent >= 0 else "Sparse"
+    return ("Delay" if late else "") + ("Dense" if isinstance(s, Dense) else "Sparse")
+
+
+def wire(graph: Graph, p: Projection, processes: Mapping[str, Any]) -> None:
+    """Synapses between two populations; weights are on Lava's grid, so its own rounding changes none."""
+    s, name = graph.synapses(p), synapse_name(graph, p)
+    bits = 24 if graph.graded(p.source) else 2 if p.carries != "s" or _signed(graph, p.source) else 0
+    options: dict[str, Any] = {"num_message_bits": bits, "name": p.name}
+    stock = not isinstance(graph.population(p.source).dynamics, DiffPC | DiffPCInt)
+    sends = processes[p.source].s_out if stock else getattr(processes[p.source], p.carries)
+    receives = getattr(processes[p.target], "a_in" if p.into == "a" else p.into)
+    if name == "Conv":
+        assert isinstance(s, Conv)
+        _wire_conv(s, options, sends, receives)
+        return
+    synapses = _matrix_process(name, s, p.delay, options)
+    sends.connect(synapses.s_in)
+    synapses.a_out.connect(receives)
+
+
+def _signed(graph: Graph, population: str) -> bool:
+    """Whether a population's spikes may be -1."""
+    d = graph.population(population).dynamics
+    return getattr(d, "vth_lo", None) is not None or (isinstance(d, Source) and graph.encoding.kind == "given")
+
+
+def _matrix_process(name: str, s: Owned, delay: Any, options: dict[str, Any]) -> Any:
+    """A Dense, Sparse, DelayDense or DelaySparse process."""
+    from lava.proc.dense import process as dense
+    from lava.proc.sparse import process as sparse
+    from lava.utils.weightutils import SignMode
+    from scipy.sparse import csr_matrix
+
+    kind = np.float64
+    if s.grid is not None:
+        kind = np.int32
+        options |= {"sign_mode": SignMode[s.grid.sign_mode.upper()], "weight_exp": s.grid.exponent}
+    late = np.broadcast_to(np.asarray(delay, int), (s.shape[1],))
+    if name.endswith("Dense"):
+        if late.any():
+            options["delays"] = np.tile(late, (s.shape[0], 1))
+        return getattr(dense, name)(weights=as_dense(s).astype(kind), **options)
+    rows = as_sparse(s)
+    if late.any():
+        options["delays"] = csr_matrix((late[rows.pre], rows.pre, rows.start), rows.shape)
+    return getattr(sparse, name)(weights=csr_matrix((rows.weight.astype(kind), rows.pre, rows.start), rows.shape), **options)
+
+
+def _wire_conv(s: Conv, options: dict[str, Any], sends: Any, receives: Any) -> None:
+    """Lava's Conv: (column, row, channel) instead of (channel, row, column), and a true convolution where torch correlates.
+
+    Source: lava-nc 0.10.0, lava/proc/conv/utils.py, conv. It ignores weight exponents, so the kernel takes them on.
+    """
+    from lava.proc.conv.process import Conv as Process
+
+    kernel = s.weight if s.grid is None else s.weight.astype(np.int32) << s.grid.exponent
+    process = Process(
+        weight=kernel.transpose(0, 3, 2, 1)[:, ::-1, ::-1],
+        input_shape=(s.image[2], s.image[1], s.image[0]),
+        stride=(s.stride[1], s.stride[0]),
+        padding=(s.padding[1], s.padding[0]),
+        dilation=(s.dilation[1], s.dilation[0]),
+        groups=s.groups,
+        **options,
     )
-    receives = processes[p.target].a_in if p.into == "a" else getattr(processes[p.target], p.into)
-    sends.connect(dense.s_in)
-    dense.a_out.connect(receives)
+    sends.reshape(s.image).transpose((2, 1, 0)).connect(process.s_in)
+    process.a_out.transpose((2, 1, 0)).reshape((s.shape[0],)).connect(receives)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compile.backends import exact
 from compile.passes.state import State
 from lavasnn.dynamics.diffpc import DiffPCInt
-from lavasnn.dynamics.fixedpoint import STATE_MAX
+from lavasnn.dynamics.fixedpoint import ALIGN_BITS, STATE_MAX
+from lavasnn.dynamics.graded import GradedInt
+from lavasnn.dynamics.lif import LifInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import RangeError
-from lavasnn.ir import DenseInt, Graph, Transposed
+from lavasnn.ir import Graph
+from lavasnn.measure.activity import remarks
+from lavasnn.results import RunResult
+from lavasnn.synapses import strengths
 
 
 @dataclass(frozen=True)
@@ -25,14 +32,15 @@ class Calibrate:
         Raises:
             RangeError: A state or input beyond its register on the calibration samples; names the population.
         """
-        return _diffpc(state) if state.graph.timing is not None else _lif(state)
+        return _diffpc(state) if state.graph.timing is not None else _stock(state)
 
 
 def _diffpc(state: State) -> State:
     graph = state.graph
     timing = graph.timing
     assert timing is not None
-    peaks = exact.run(graph, state.pixels, state.labels, settle=timing.settle_cycles > 0).meta["peaks"]
+    run = exact.run(graph, state.pixels, state.labels, settle=timing.settle_cycles > 0, measure=True)
+    peaks = run.meta["peaks"]
     worst = worst_states(graph, timing)
     summary = {
         "samples": len(state.pixels),
@@ -49,7 +57,12 @@ def _diffpc(state: State) -> State:
             f"the {len(state.pixels)} calibration samples needed {max(_bits(v) for v in peaks.values()):.1f} "
             f"({summary['headroom_bits']:.1f} bits of headroom); a run that leaves 24 bits stops and says where",
         )
-    return replace(state, report={**state.report, "calibrate": summary}, warnings=warnings)
+    return replace(state, report={**state.report, "calibrate": summary}, warnings=warnings, traffic=_traffic(run))
+
+
+def _traffic(run: RunResult) -> dict[str, NDArray[np.float64]]:
+    """Messages per sample of each neuron."""
+    return {key: counts / run.samples for key, counts in run.by_neuron.items()}
 
 
 def _bits(magnitude: float) -> float:
@@ -73,8 +86,9 @@ def worst_states(graph: Graph, timing: Timing) -> dict[str, float]:
         one = 2.0**d.point
         sums = {"a_x": np.abs(np.broadcast_to(np.asarray(d.bias, np.float64), (p.size,))).copy(), "a_e": np.zeros(p.size)}
         for q in graph.arriving(p.name):
-            exponent = q.synapses.exponent if isinstance(q.synapses, DenseInt | Transposed) else 0
-            unit = 2.0 ** (exponent - timing.lowest("activity" if q.carries == "s_A" else "error"))
+            grid = graph.synapses(q).grid
+            assert grid is not None
+            unit = 2.0 ** (grid.exponent - timing.lowest("activity" if q.carries == "s_A" else "error"))
             most = min(pixel, reach["s_A"]) if q.source == graph.source.name else reach[q.carries]
             sums[q.into] += np.abs(graph.weight(q)).astype(np.float64).sum(1) * unit * most
         x_F, e_in = float(sums["a_x"].max()), float(sums["a_e"].max())
@@ -86,26 +100,85 @@ def worst_states(graph: Graph, timing: Timing) -> dict[str, float]:
     return bound
 
 
-def _lif(state: State) -> State:
-    graph, limit = state.graph, state.target.dendrite_input.value
-    peaks = exact.lif_input_peaks(graph, state.pixels)
-    over = {name: peak for name, peak in peaks.items() if peak > limit}
-    if over:
+def _stock(state: State) -> State:
+    """Stock neurons: 16-bit dendritic inputs, currents that wrap and voltages that saturate at 24 bits."""
+    graph, limit, top = state.graph, state.target.dendrite_input.value, 2 ** (state.target.state_bits.value - 1) - 1
+    names = [p.name for p in graph.populations[1:]]
+    run = exact.run(graph, state.pixels, batch=64, measure=True)
+    peaks = run.meta["peaks"]
+    worst = worst_inputs(graph)
+    refused: list[str] = []
+    warnings: list[str] = []
+    entries: dict[str, Any] = {}
+    for name in names:
+        d = graph.population(name).dynamics
+        most = {key: round(peaks.get(f"{name}.{key}", 0.0)) for key in "auv"}
+        room = limit if isinstance(d, LifInt) else top
+        entries[name] = {
+            "largest_input": most["a"],
+            "worst_input": worst[name],
+            "input_limit": room,
+            "input_headroom_bits": _headroom(most["a"], room),
+            "worst_input_headroom_bits": _headroom(worst[name], room),
+        }
+        if most["a"] > room:
+            refused.append(
+                f"population {name!r} receives sums up to {most['a']:,}, its input holds +-{room:,} "
+                f"({room.bit_length() + 1} bits)"
+            )
+        elif worst[name] > room:
+            warnings.append(
+                f"calibrate: if all its inputs spike at once, population {name!r} receives {worst[name]:,}; "
+                f"{room.bit_length() + 1} bits hold +-{room:,} (largest on {len(state.pixels)} calibration samples: "
+                f"{most['a']:,})"
+            )
+        if not isinstance(d, LifInt):
+            continue
+        # A current that keeps (4095 - du) / 4096 of itself comes to at most its input over what it loses.
+        reach = worst[name] * 64 * min(4096 / (d.du + 1) if d.du >= 0 else graph.steps, graph.steps)
+        entries[name] |= {
+            "largest_u": most["u"],
+            "largest_v": most["v"],
+            "state_headroom_bits": _headroom(max(most["u"], most["v"]), top),
+            "worst_state_headroom_bits": _headroom(reach, top),
+        }
+        if most["u"] > top:
+            refused.append(f"population {name!r} has currents up to {most['u']:,}, which wrap beyond +-{top:,} (24 bits)")
+        if graph.read == "voltage" and name == graph.output and most["v"] > d.vth << ALIGN_BITS:
+            warnings.append(
+                f"calibrate: population {name!r} is read as a voltage and reaches {most['v']:,}, beyond its threshold of "
+                f"{d.vth << ALIGN_BITS:,}, where it spikes and starts anew"
+            )
+        if most["v"] >= top:
+            warnings.append(f"calibrate: voltages of population {name!r} saturate at +-{top:,} (24 bits)")
+    if refused:
         raise RangeError(
-            "calibrate: "
-            + "; ".join(f"population {name!r} receives sums up to {peak:,}" for name, peak in over.items())
-            + f" on the calibration samples; a stock LIF's 16-bit input holds +-{limit:,}. Smaller weights or fewer inputs help"
+            f"calibrate, on {len(state.pixels)} samples: " + "; ".join(refused) + ". Smaller weights or fewer inputs help"
         )
+    warnings += [f"calibrate: {line}" for line in remarks(graph, run)]
+    summary = {"samples": len(state.pixels), "populations": entries}
+    report = {**state.report, "calibrate": summary}
+    return replace(state, report=report, warnings=(*state.warnings, *warnings), traffic=_traffic(run))
+
+
+def _headroom(magnitude: float, limit: int) -> float:
+    """Factors of two between a magnitude and its limit; below 0 it does not fit."""
+    return round(float(np.log2(limit / max(magnitude, 1.0))), 2)
+
+
+def worst_inputs(graph: Graph) -> dict[str, int]:
+    """Largest sum that could arrive at each population of stock neurons, were all its inputs to speak at once."""
+    payload = {p.name: 1 for p in graph.populations}
+    payload[graph.source.name] = graph.encoding.levels if graph.encoding.graded else 1
     worst: dict[str, int] = {}
-    for p in graph.projections:
-        total = int(np.abs(graph.weight(p).astype(np.int64)).sum(1).max())
-        exponent = getattr(p.synapses, "exponent", 0)
-        worst[p.target] = total << exponent if exponent > 0 else total >> -exponent
-    warnings = tuple(
-        f"calibrate: if all its inputs spike at once, population {name!r} receives {total:,}; 16 bits hold +-{limit:,} "
-        f"(largest on {len(state.pixels)} calibration samples: {peaks[name]:,})"
-        for name, total in worst.items()
-        if total > limit
-    )
-    summary = {"samples": len(state.pixels), "largest_input": peaks, "worst_input": worst, "limit": limit}
-    return replace(state, report={**state.report, "calibrate": summary}, warnings=(*state.warnings, *warnings))
+    for p in graph.populations[1:]:
+        total = np.zeros(p.size, np.int64)
+        for q in graph.arriving(p.name):
+            s = graph.synapses(q)
+            assert s.grid is not None
+            part = strengths(s) * payload[q.source]
+            total += part << s.grid.exponent if s.grid.exponent > 0 else part >> -s.grid.exponent
+        worst[p.name] = int(total.max(initial=0))
+        if isinstance(p.dynamics, GradedInt):
+            payload[p.name] = min(worst[p.name], STATE_MAX)
+    return worst

@@ -1,104 +1,244 @@
 """Neurons onto cores.
 
-Memory of a slice (an estimate: Intel publishes no layout): its weights at 8 bits each, kept with the receiving neurons;
-3 bytes for each 24-bit state of a neuron; 4 bytes for each axon that leads in. A DiffPC neuron holds x_F, x_T, x_A, e_in, e_T,
-e_A and a byte for its ReLU mask, an input only x_T and x_A; the activity that a weight update would latch is not counted.
+A population is cut into ranges of neurons that fit a core, of equal size if equal ones do; the ranges fill cores in order,
+several to a core while there is room. Where convolutions lead in or out, ranges end with a channel, or with a row, if one fits.
+
+Memory of a range is an estimate, for Intel publishes no layout. In bytes:
+
+    weights    all-to-all: 1 each;  sparse: 1 each and 2 for the number of the receiving neuron;
+               convolution: 1 for each weight of the kernels of the channels that the range touches, once for all its neurons
+    state      3 for each 24-bit variable of a neuron: u and v of LIF; a sum of graded neurons; x_F, x_T, x_A, e_in, e_T, e_A of
+               DiffPC and a byte for its ReLU mask, x_T and x_A of its input; 2 for a bias where biases differ (LIF)
+    delays     3 a neuron for each step of a ring of partial sums: the largest delay + 1, where there are delays
+    axons      4 for each input axon (see `compile.passes.links`) and for each output axon: one for each range it leads to
+
+Not counted: programs of neurons, spike buffers, learning. How many output axons a range has depends on how its receivers are
+cut, so cutting starts at the output and is repeated until nothing changes.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from compile.passes.links import Ints, Wires, fan_out, links
 from compile.passes.state import State
 from compile.program import Slice
 from compile.target import Target
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
-from lavasnn.errors import LimitError
+from lavasnn.dynamics.graded import Graded, GradedInt
+from lavasnn.errors import Violation
 from lavasnn.ir import Graph, Population, Source
+from lavasnn.synapses import Conv
 
 STATE_BYTES = 3
 AXON_BYTES = 4
+BIAS_BYTES = 2
 DIFFPC_BYTES = 6 * STATE_BYTES + 1
 INPUT_BYTES = 2 * STATE_BYTES
 LIF_BYTES = 2 * STATE_BYTES
+ROUNDS = 12
+"""Of cutting; later ranges change by little, and what is over a limit then is reported."""
+RESOURCES = {
+    "neurons": ("neurons_per_core", "neurons on a core", "raise neurons_per_core"),
+    "memory": ("memory_per_core", "bytes for one neuron and its axons", "give it fewer inputs"),
+    "weights": ("synapses_per_core", "stored weights for one neuron", "give it fewer inputs"),
+    "axons in": ("fan_in_per_core", "input axons", "give it fewer inputs"),
+    "axons out": ("fan_out_per_core", "output axons for one neuron", "let it lead to fewer or smaller populations"),
+}
+"""Of a core: its limit, how a violation names it, and what helps."""
+
+Range = tuple[int, int]
+Use = Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Fill cores population by population, as few as possible, in order."""
+    """Fill cores population by population, in order."""
 
     def apply(self, state: State) -> State:
-        """See the class.
-
-        Raises:
-            LimitError: A single neuron needs more than a core has, or the network more cores than the target.
-        """
-        slices: list[Slice] = []
-        core = 0
-        for population in state.graph.populations:
-            if isinstance(population.dynamics, Source):
-                continue
-            for piece in pieces(state.graph, population, state.target):
-                slices.append(replace(piece, core=core))
-                core += 1
-        if core > state.target.cores.value:
-            most = max(state.graph.populations, key=lambda p: sum(s.population == p.name for s in slices))
-            raise LimitError(
-                f"the network on {state.target.name}",
-                "cores",
-                core,
-                state.target.cores.value,
-                f"population {most.name!r} alone takes {sum(s.population == most.name for s in slices)}; make it smaller",
-            )
-        used = {"cores": [core, state.target.cores.value]}
-        return replace(state, slices=tuple(slices), report={**state.report, "partition": used})
+        """See the module's text; what does not fit is in the new state's `violations`."""
+        graph, target = state.graph, state.target
+        wires = [Wires(q, graph.synapses(q)) for q in graph.projections]
+        cuts = _cuts(graph, target, wires)
+        slices = _on_cores(cuts, target)
+        first, at = {}, 0
+        for name, cut in cuts.items():
+            first[name] = at
+            at += len(cut.pieces)
+        told = links(wires, {name: cut.pieces for name, cut in cuts.items()}, first, state.traffic)
+        violations = [v for cut in cuts.values() for v in cut.violations()]
+        violations += list(_whole(slices, target))
+        used = {"cores": [slices[-1].core + 1 if slices else 0, target.cores.value * target.chips.value], "slices": len(slices)}
+        return replace(
+            state,
+            slices=tuple(slices),
+            links=told,
+            violations=(*state.violations, *violations),
+            report={**state.report, "partition": used},
+        )
 
 
-def neuron_bytes(graph: Graph, population: Population) -> tuple[int, int, int]:
-    """Weights of one neuron, bytes of one neuron, and axons that lead into its population."""
-    arriving = graph.arriving(population.name)
-    weights = sum(graph.population(p.source).size for p in arriving)
+def neuron_bytes(population: Population, delay: int) -> int:
+    """State of one neuron, with its share of delayed sums."""
+    ring = STATE_BYTES * (delay + 1) if delay else 0
     match population.dynamics:
         case DiffPC(role="input") | DiffPCInt(role="input"):
-            states = INPUT_BYTES
+            return INPUT_BYTES + ring
         case DiffPC() | DiffPCInt():
-            states = DIFFPC_BYTES
-        case _:
-            states = LIF_BYTES
-    return weights, weights + states, weights
+            return DIFFPC_BYTES + ring
+        case Graded() | GradedInt():
+            return STATE_BYTES + ring
+        case other:
+            bias = getattr(other, "bias_mant", getattr(other, "bias", 0))
+            varies = np.ndim(bias) > 0 and len(np.unique(bias)) > 1
+            return LIF_BYTES + ring + (BIAS_BYTES if varies else 0)
 
 
-def pieces(graph: Graph, population: Population, target: Target) -> list[Slice]:
-    """Slices of one population, of equal size but for the last."""
-    weights, size, axons = neuron_bytes(graph, population)
-    if axons > target.fan_in_per_core.value:
-        raise LimitError(
-            f"population {population.name!r}",
-            "input axons",
-            axons,
-            target.fan_in_per_core.value,
-            "give it fewer inputs",
+class _Cut:
+    """One population: what its ranges use, and where it is cut.
+
+    What leads in is the same in every round and is remembered; what leads out changes with its receivers.
+    """
+
+    def __init__(self, population: Population, target: Target, arriving: list[Wires], leaving: list[Wires]) -> None:
+        self.population, self.arriving, self.leaving = population, arriving, leaving
+        self.limits = {key: int(getattr(target, name).value) for key, (name, _, _) in RESOURCES.items()}
+        self.target_limits = dict(self.limits)
+        self.bytes = neuron_bytes(population, max((int(np.max(w.projection.delay)) for w in arriving), default=0))
+        self.grains = _grains(arriving, leaving)
+        self.pieces: list[Range] = []
+        self.inward: dict[Range, dict[str, int]] = {}
+        self.spread: list[Ints] = []
+
+    def use(self, start: int, stop: int) -> dict[str, int]:
+        """What the neurons start..stop-1 need of each resource."""
+        if (start, stop) not in self.inward:
+            held = [w.held(start, stop) for w in self.arriving]
+            axons = sum(w.n_needed(start, stop) for w in self.arriving)
+            self.inward[start, stop] = {
+                "neurons": stop - start,
+                "memory": (stop - start) * self.bytes + sum(b for _, b in held) + AXON_BYTES * axons,
+                "weights": sum(n for n, _ in held),
+                "axons in": axons,
+                "synapses": sum(int(w.into[stop] - w.into[start]) for w in self.arriving),
+            }
+        inward = self.inward[start, stop]
+        out = sum(int(reach[w.sent(start, stop)].sum()) for w, reach in zip(self.leaving, self.spread, strict=True))
+        return inward | {"axons out": out, "memory": inward["memory"] + AXON_BYTES * out}
+
+    def fits(self, start: int, stop: int) -> bool:
+        """Whether a core holds these neurons; a single one that no core holds has had its limits lifted."""
+        if stop - start > self.limits["neurons"]:
+            return False
+        use = self.use(start, stop)
+        return all(use[key] <= limit for key, limit in self.limits.items())
+
+    def cut(self, spread: list[Ints]) -> bool:
+        """Cut anew for receivers that each axon reaches so many ranges of; says whether anything changed."""
+        self.spread = spread
+        self.limits = dict(self.target_limits)
+        pieces = next((p for p in map(self._greedy, self.grains) if p is not None), None)
+        assert pieces is not None  # a grain of one neuron always ends
+        changed, self.pieces = pieces != self.pieces, pieces
+        return changed
+
+    def _greedy(self, grain: int) -> list[Range] | None:
+        """Ranges of whole grains, or None if one grain is too much for a core."""
+        size = self.population.size
+        pieces: list[Range] = []
+        start = 0
+        while start < size:
+            if not self.fits(start, min(start + grain, size)):
+                if grain > 1:
+                    return None
+                need = self.use(start, start + 1)
+                self.limits = {key: max(limit, need[key]) for key, limit in self.limits.items()}
+            low, high = 1, max(1, min(math.ceil((size - start) / grain), self.limits["neurons"] // grain))
+            while low < high:
+                middle = (low + high + 1) // 2
+                low, high = (middle, high) if self.fits(start, min(start + middle * grain, size)) else (low, middle - 1)
+            pieces.append((start, min(start + low * grain, size)))
+            start = pieces[-1][1]
+        grains = math.ceil(size / grain)
+        share = grain * math.ceil(grains / len(pieces))
+        equal = [(at, min(at + share, size)) for at in range(0, size, share)]
+        return equal if all(self.fits(*piece) for piece in equal) else pieces
+
+    def violations(self) -> list[Violation]:
+        """Resources of which its neediest range takes more than a core has."""
+        found: list[Violation] = []
+        uses = [self.use(*piece) for piece in self.pieces]
+        for key, (_, resource, hint) in RESOURCES.items():
+            most = max(use[key] for use in uses)
+            if most > self.target_limits[key]:
+                found.append(Violation(f"population {self.population.name!r}", resource, most, self.target_limits[key], hint))
+        return found
+
+
+def _grains(arriving: list[Wires], leaving: list[Wires]) -> list[int]:
+    """Neurons of a channel, of a row, and one; only one where no convolution is near."""
+    images = [w.synapses.image_out for w in arriving if isinstance(w.synapses, Conv)]
+    images += [w.synapses.image for w in leaving if isinstance(w.synapses, Conv)]
+    return [images[0][1] * images[0][2], images[0][2], 1] if images else [1]
+
+
+def _cuts(graph: Graph, target: Target, wires: list[Wires]) -> dict[str, _Cut]:
+    """All populations that take cores, cut so that receivers and senders agree."""
+    cuts = {
+        p.name: _Cut(
+            p,
+            target,
+            [w for w in wires if w.projection.target == p.name],
+            [w for w in wires if w.projection.source == p.name],
         )
-    room = target.memory_per_core.value - axons * AXON_BYTES
-    most = min(room // size, target.neurons_per_core.value)
-    if most < 1:
-        raise LimitError(
-            f"population {population.name!r}",
-            "bytes for one neuron and its axons",
-            size + axons * AXON_BYTES,
-            target.memory_per_core.value,
-            "give it fewer inputs",
-        )
-    count = -(-population.size // most)
-    share = -(-population.size // count)
-    return [
-        Slice(
-            core=0,
-            population=population.name,
-            start=start,
-            stop=(stop := min(start + share, population.size)),
-            synapses=(stop - start) * weights,
-            memory_bytes=(stop - start) * size + axons * AXON_BYTES,
-        )
-        for start in range(0, population.size, share)
-    ]
+        for p in graph.populations
+        if not isinstance(p.dynamics, Source)
+    }
+    for _ in range(ROUNDS):
+        changed = False
+        for cut in reversed(cuts.values()):
+            changed |= cut.cut([fan_out(w, cuts[w.projection.target].pieces) for w in cut.leaving])
+        if not changed:
+            break
+    for cut in cuts.values():  # what is counted are the receivers as they are now
+        cut.spread = [fan_out(w, cuts[w.projection.target].pieces) for w in cut.leaving]
+    return cuts
+
+
+def _on_cores(cuts: Mapping[str, _Cut], target: Target) -> list[Slice]:
+    """Ranges in order, each on the core of the one before it if it fits there, else on the next."""
+    limits = {key: int(getattr(target, name).value) for key, (name, _, _) in RESOURCES.items()}
+    slices: list[Slice] = []
+    core, used = -1, dict.fromkeys(limits, 0)
+    for name, cut in cuts.items():
+        for start, stop in cut.pieces:
+            use = cut.use(start, stop)
+            if core < 0 or any(used[key] + use[key] > limit for key, limit in limits.items()):
+                core, used = core + 1, dict.fromkeys(limits, 0)
+            used = {key: used[key] + use[key] for key in limits}
+            slices.append(
+                Slice(core, name, start, stop, use["synapses"], use["memory"], axons_in=use["axons in"], weights=use["weights"])
+            )
+    return slices
+
+
+def _whole(slices: list[Slice], target: Target) -> list[Violation]:
+    """What the whole network needs more of than all chips have."""
+    if not slices:
+        return []
+    chips, count = target.chips.value, slices[-1].core + 1
+    most = max((s.population for s in slices), key=lambda name: sum(s.population == name for s in slices))
+    share = sum(s.population == most for s in slices)
+    found: list[Violation] = []
+    for resource, needed, limit, hint in (
+        ("cores", count, target.cores.value, f"population {most!r} alone is cut into {share} ranges; make it smaller"),
+        ("neurons", sum(s.stop - s.start for s in slices), target.neurons_per_chip.value, "make populations smaller"),
+        ("stored weights", sum(s.weights for s in slices), target.synapses_per_chip.value, "make populations smaller"),
+    ):
+        if needed > limit * chips:
+            found.append(Violation(f"the network on {target.name}", resource, needed, limit * chips, hint))
+    return found

@@ -1,33 +1,31 @@
 """Real numbers to registers: 8-bit weights on Lava's grid, thresholds and biases to match.
 
-Loihi's mixed-sign weights have 8 bits at even values -256..254, one-sign ones the values 0..255 (lava-nc 0.10.0,
-utils/weightutils.py, truncate_weights: the mixed flag costs the lowest bit). DiffPC's weights scale by powers of two, so
-that sums line up with thresholds by shifts alone; a stock LIF population scales freely, its threshold scales along.
+DiffPC's weights scale by powers of two, so that sums line up with thresholds by shifts alone; a population of stock neurons
+scales freely, its threshold along (`compile.passes.scales`).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compile.backends import exact
+from compile.passes.grids import on_grid, power_of_two_unit, sign_mode, trailing_zeros, weight_report
+from compile.passes.scales import population_units, quantize_stock
 from compile.passes.state import State
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.fixedpoint import STATE_MAX
+from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import RangeError
-from lavasnn.ir import GRID, Dense, DenseInt, Graph, Population, Projection, SignMode, Transposed
+from lavasnn.ir import Graph, Population, Projection
+from lavasnn.synapses import Dense, Grid, Transposed, with_weight
 
-LARGEST_SHIFT = 20
 HEADROOM = 1
 """Bits that states have left on the calibration samples, if it can be had."""
-SMALLEST_UNIT = 2.0**-1000
-"""Of a LIF population's weights: keeps quotients finite."""
 
 
 @dataclass(frozen=True)
@@ -43,70 +41,17 @@ class Quantize:
         graph = state.graph
         if graph.integer:
             return replace(state, report={**state.report, "quantize": {"projections": _as_they_are(graph)}})
-        return _diffpc(state, graph.timing) if graph.timing is not None else _lif(state)
+        return _diffpc(state, graph.timing) if graph.timing is not None else quantize_stock(state)
 
 
 def _as_they_are(graph: Graph) -> dict[str, Any]:
     """The report on weights that came as integers: none changes."""
+    owned = {p.name: p.synapses for p in graph.projections if not isinstance(p.synapses, Transposed)}
     return {
-        p.name: _report(p.synapses.weight * p.synapses.unit, p.synapses.weight, p.synapses.unit, p.synapses.sign_mode)
-        for p in graph.projections
-        if isinstance(p.synapses, DenseInt)
+        name: weight_report(s.weight * s.grid.unit, s.weight, s.grid.unit, s.grid)
+        for name, s in owned.items()
+        if s.grid is not None
     }
-
-
-def sign_mode(weight: NDArray[Any]) -> SignMode:
-    """Lava's sign mode of a matrix (lava-nc 0.10.0, utils/weightutils.py, determine_sign_mode)."""
-    if weight.min() >= 0:
-        return "excitatory"
-    return "inhibitory" if weight.max() <= 0 else "mixed"
-
-
-def on_grid(weight: NDArray[Any], unit: float, mode: SignMode) -> NDArray[np.int16]:
-    """Nearest weights of the grid, in units of `unit`; beyond its ends they saturate."""
-    low, high, step = GRID[mode]
-    return np.clip(step * np.round(weight / (unit * step)), low, high).astype(np.int16)
-
-
-def _report(weight: NDArray[Any], integers: NDArray[np.int16], unit: float, mode: SignMode) -> dict[str, Any]:
-    low, high, _ = GRID[mode]
-    error = np.abs(weight - integers * unit)
-    return {
-        "weights": int(weight.size),
-        "changed": int((error > 0).sum()),
-        "largest_error": float(error.max()),
-        "mean_error": float(error.mean()),
-        "saturated": int(((weight < low * unit) | (weight > high * unit)).sum()),
-        "unit": unit,
-        "sign_mode": mode,
-    }
-
-
-def power_of_two_unit(weight: NDArray[Any], mode: SignMode) -> int:
-    """Fraction bits f of the unit 2**-f with the smallest squared error; a few outliers may saturate."""
-    low, high, step = GRID[mode]
-    most = float(np.abs(weight).max())
-    if most == 0.0:
-        return 0
-    fits = int(np.floor(np.log2(max(-low, high) / most)))
-    best, least = fits, np.inf
-    for bits in (fits - 1, fits, fits + 1, fits + 2):
-        if bits > LARGEST_SHIFT:
-            continue
-        error = float(np.square(weight - on_grid(weight, 2.0**-bits, mode) * 2.0**-bits).sum())
-        if error < least:
-            best, least = bits, error
-    best = min(best, LARGEST_SHIFT)
-    # A coarser unit that holds the very same weights costs nothing and keeps the states smaller.
-    chosen = on_grid(weight, 2.0**-best, mode)
-    spare = trailing_zeros(chosen) - (step - 1)
-    return max(best - max(spare, 0), min(best, 0))
-
-
-def trailing_zeros(values: NDArray[Any]) -> int:
-    """Factors of two that all values share; `LARGEST_SHIFT` if all are 0."""
-    bits = int(np.bitwise_or.reduce(values.astype(np.int64), axis=None))
-    return (bits & -bits).bit_length() - 1 if bits else LARGEST_SHIFT
 
 
 def _diffpc(state: State, timing: Timing) -> State:
@@ -115,7 +60,7 @@ def _diffpc(state: State, timing: Timing) -> State:
     report: dict[str, Any] = {}
     fraction: dict[str, int] = {}
     spare: dict[str, int] = {}  # factors of two in all weights of a matrix
-    integers: dict[str, DenseInt] = {}
+    integers: dict[str, Dense] = {}
     for p in graph.projections:
         if not isinstance(p.synapses, Dense):
             continue
@@ -131,8 +76,8 @@ def _diffpc(state: State, timing: Timing) -> State:
         whole = on_grid(weight, 2.0**-bits, mode)
         fraction[p.name] = bits
         spare[p.name] = trailing_zeros(whole)
-        integers[p.name] = DenseInt(whole, 0, mode, 2.0**-bits)
-        report[p.name] = _report(weight, whole, 2.0**-bits, mode)
+        integers[p.name] = Dense(whole, Grid(0, mode, 2.0**-bits))
+        report[p.name] = weight_report(weight, whole, 2.0**-bits, Grid(sign_mode=mode))
     lowest = {"s_A": timing.lowest("activity"), "s_e": timing.lowest("error")}
 
     def owner(p: Projection) -> str:
@@ -145,7 +90,7 @@ def _diffpc(state: State, timing: Timing) -> State:
     rounded = replace(
         graph,
         projections=tuple(
-            replace(p, synapses=Dense(integers[p.name].weight * integers[p.name].unit)) if p.name in integers else p
+            replace(p, synapses=Dense(integers[p.name].weight * 2.0 ** -fraction[p.name])) if p.name in integers else p
             for p in graph.projections
         ),
     )
@@ -173,7 +118,9 @@ def _diffpc(state: State, timing: Timing) -> State:
     projections: list[Projection] = []
     for p in graph.projections:
         exponent = point + lowest[p.carries] - fraction[owner(p)]
-        synapses = replace(integers[p.name], exponent=exponent) if p.name in integers else Transposed(owner(p), exponent)
+        synapses = Transposed(owner(p), exponent)
+        if (mine := integers.get(p.name)) is not None and mine.grid is not None:
+            synapses = replace(mine, grid=replace(mine.grid, exponent=exponent))
         projections.append(replace(p, synapses=synapses))
     summary = {"point": point, "lossless_point": lossless, "largest_state": peak, "projections": report}
     return replace(
@@ -191,82 +138,12 @@ def _rounded(population: Population, point: int) -> DiffPCInt:
     return DiffPCInt(d.role, d.depth, d.timing, bias, point)
 
 
-def _lif(state: State) -> State:
-    graph = state.graph
-    report: dict[str, Any] = {}
-    populations: list[Population] = [graph.source]
-    projections: list[Projection] = []
-    for p in graph.populations[1:]:
-        (projection,) = graph.arriving(p.name)
-        d = p.dynamics
-        assert isinstance(d, Lif)
-        assert isinstance(projection.synapses, Dense)
-        weight = projection.synapses.weight
-        mode = sign_mode(weight)
-        unit = _free_unit(weight, mode, d)
-        whole = on_grid(weight, unit, mode)
-        registers = _registers(p.name, d, unit)
-        projections.append(replace(projection, synapses=DenseInt(whole, 0, mode, unit)))
-        populations.append(replace(p, dynamics=registers))
-        report[projection.name] = _report(weight, whole, unit, mode) | {
-            "vth": registers.vth,
-            "vth_error": abs(registers.vth * unit - d.vth),
-            "du_error": abs((registers.du + 1) / 4096 - d.du),
-            "dv_error": abs(registers.dv / 4096 - d.dv),
-        }
-    return replace(
-        state,
-        graph=replace(graph, populations=tuple(populations), projections=tuple(projections)),
-        report={**state.report, "quantize": {"projections": report}},
-    )
-
-
-def _free_unit(weight: NDArray[Any], mode: SignMode, d: Lif) -> float:
-    """Unit that uses the whole grid; 1 if weights and threshold are the chip's integers already.
-
-    It has 12 significant bits, so that float64 adds weights in this unit without rounding and, like the chip, tells v = vth
-    from v > vth.
-    """
-    if np.array_equal(on_grid(weight, 1.0, mode), weight) and d.vth == round(d.vth):
-        return 1.0
-    low, high, _ = GRID[mode]
-    most = max(float(weight.max()) / high if high else 0.0, float(weight.min()) / low if low else 0.0)
-    mantissa, exponent = math.frexp(most)
-    return max(math.ldexp(math.ceil(mantissa * 4096), exponent - 12), SMALLEST_UNIT) if most > 0 else 1.0
-
-
-def _registers(name: str, d: Lif, unit: float) -> LifInt:
-    """Threshold in weight units, bias in 1/64 of them, decays in 1/4096."""
-    wanted = d.vth / unit
-    if not wanted < LifInt.RANGES["vth"][1] + 0.5:
-        raise RangeError(
-            f"quantize: population {name!r} needs vth {wanted:.7g} in weight units of {unit:.4g}, the register holds up to "
-            f"{LifInt.RANGES['vth'][1]:,} (17 bits); larger weights or a lower threshold help"
-        )
-    with np.errstate(over="ignore"):  # refused below
-        bias = np.asarray(d.bias, np.float64) / unit * 64
-    largest, most = float(np.abs(bias).max()), LifInt.RANGES["bias_exp"][1]
-    exponent = max(0, math.ceil(math.log2(max(largest, 1.0) / 4095))) if largest <= 4095 << most else most + 1
-    if exponent > most:
-        raise RangeError(
-            f"quantize: population {name!r} has a bias of {float(np.abs(np.asarray(d.bias)).max()):.4g}, in weight units of "
-            f"{unit:.4g} beyond what 13 bits shifted by up to 7 hold"
-        )
-    mantissa = np.round(bias / 2**exponent).astype(np.int32)
-    return LifInt(
-        du=round(d.du * 4096) - 1,
-        dv=min(round(d.dv * 4096), 4095),
-        vth=round(wanted),
-        bias_mant=mantissa if mantissa.ndim else int(mantissa),
-        bias_exp=exponent,
-    )
-
-
 def real(graph: Graph) -> Graph:
     """The real network that a graph in integers stands for (its weights, biases and thresholds as float64).
 
     With these dyadic numbers the float models of DiffPC reach the very states of the integer ones.
     """
+    units = population_units(graph)
     populations: list[Population] = []
     for p in graph.populations:
         d = p.dynamics
@@ -274,19 +151,21 @@ def real(graph: Graph) -> Graph:
             bias = np.ldexp(np.asarray(d.bias, np.float64), -d.point)
             populations.append(replace(p, dynamics=DiffPC(d.role, d.depth, d.timing, bias)))
         elif isinstance(d, LifInt):
-            (projection,) = graph.arriving(p.name)
-            assert isinstance(projection.synapses, DenseInt)
-            unit = projection.synapses.unit
+            unit = units[p.name]
+            low = None if d.vth_lo is None else d.vth_lo * unit
             bias = np.asarray(d.bias, np.float64) * unit / 64
-            populations.append(replace(p, dynamics=Lif((d.du + 1) / 4096, d.dv / 4096, d.vth * unit, bias)))
+            populations.append(replace(p, dynamics=Lif((d.du + 1) / 4096, d.dv / 4096, d.vth * unit, bias, low)))
+        elif isinstance(d, GradedInt):
+            populations.append(replace(p, dynamics=Graded(d.vth * units[p.name], d.relu)))
         else:
             populations.append(p)
-    projections = [
-        replace(p, synapses=Dense(p.synapses.weight * p.synapses.unit * (2.0**p.synapses.exponent if p.into == "a" else 1.0)))
-        if isinstance(p.synapses, DenseInt)
-        else replace(p, synapses=Transposed(p.synapses.of))
-        if isinstance(p.synapses, Transposed)
-        else p
-        for p in graph.projections
-    ]
+    projections: list[Projection] = []
+    for p in graph.projections:
+        s = p.synapses
+        if isinstance(s, Transposed):
+            projections.append(replace(p, synapses=Transposed(s.of)))
+        else:
+            assert s.grid is not None
+            scale = s.grid.unit * (2.0**s.grid.exponent if p.into == "a" else 1.0)
+            projections.append(replace(p, synapses=with_weight(s, s.weight * scale)))
     return replace(graph, populations=tuple(populations), projections=tuple(projections))

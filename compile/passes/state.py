@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.program import Slice
+from compile.passes.links import NO_LINKS, Links
+from compile.program import Route, Slice
 from compile.target import Target
+from lavasnn.errors import Violation
 from lavasnn.ir import Graph
 
 
@@ -27,6 +29,11 @@ class State:
         warnings: Lines for the user.
         slices: Neurons on cores, once partitioned.
         offsets: Window starts, once scheduled.
+        traffic: For "population.kind" each neuron's messages per sample on the calibration samples, shape (neuron,).
+        links: Who tells whom, between slices, once partitioned.
+        violations: What does not fit the target.
+        places: Chip, column and row of each core, once placed.
+        routes: The links with their ways through the mesh, once routed.
     """
 
     graph: Graph
@@ -37,6 +44,11 @@ class State:
     warnings: tuple[str, ...] = ()
     slices: tuple[Slice, ...] = ()
     offsets: Mapping[str, int] = field(default_factory=dict)
+    traffic: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    links: Links = NO_LINKS
+    violations: tuple[Violation, ...] = ()
+    places: tuple[tuple[int, int, int], ...] = ()
+    routes: tuple[Route, ...] = ()
 
 
 class Pass(Protocol):

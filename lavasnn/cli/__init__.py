@@ -16,10 +16,12 @@ COMMANDS = {
     "demo": "lavasnn.cli.demo",
     "train": "lavasnn.cli.train",
     "export": "lavasnn.cli.deploy",
+    "import": "lavasnn.cli.imports",
     "compile": "lavasnn.cli.deploy",
     "run": "lavasnn.cli.execute",
-    "verify": "lavasnn.cli.execute",
+    "verify": "lavasnn.cli.verify",
     "bits": "lavasnn.cli.execute",
+    "cost": "lavasnn.cli.cost",
     "doctor": "lavasnn.cli.doctor",
 }
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from compile.backends import exact, lava
 from compile.backends.guard import Job, run_guarded
+from compile.backends.spiking import run_spiking
 from compile.verify import compare
 from lavasnn.cli import guarded
 from lavasnn.cli.common import machine
@@ -30,7 +31,8 @@ from lavasnn.data import Images
 from lavasnn.dynamics.lif import LifInt
 from lavasnn.encode import Encoding
 from lavasnn.files import write_text
-from lavasnn.ir import DenseInt, Graph, Population, Projection, Source
+from lavasnn.ir import Graph, Population, Projection, Source
+from lavasnn.synapses import Dense, Grid
 
 SIZES = (784, 400, 10)
 BATCH = 1024
@@ -51,7 +53,7 @@ def network(seed: int = 0) -> Graph:
         weight = (2 * random.integers(-64, 64, (SIZES[l], SIZES[l - 1]))).astype(np.int16)
         neuron = LifInt(du=4095, dv=2048, vth=900 if l == 1 else 600)
         populations.append(Population(names[l], SIZES[l], neuron))
-        projections.append(Projection(f"w{l}", names[l - 1], names[l], DenseInt(weight)))
+        projections.append(Projection(f"w{l}", names[l - 1], names[l], Dense(weight, Grid())))
     return Graph(tuple(populations), tuple(projections), Encoding("bernoulli", levels=10), "output", STEPS)
 
 
@@ -90,7 +92,7 @@ def exact_seconds(graph: Graph, pixels: NDArray[np.uint8]) -> tuple[float, float
             rounds.append(time.process_time() - started)
         return min(rounds[1:]) / (len(pixels) * STEPS)
 
-    return fastest(lambda: exact.run(graph, pixels, batch=BATCH)), fastest(lambda: exact.lif_layers(graph, given))
+    return fastest(lambda: exact.run(graph, pixels, batch=BATCH)), fastest(lambda: run_spiking(graph, given))
 
 
 def lava_seconds(graph: Graph, pixels: NDArray[np.uint8]) -> float:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
+from compile.passes.fold import folded
 from compile.passes.quantize import real
 from compile.program import Program
 from lavasnn import data
@@ -23,6 +24,7 @@ from lavasnn.data import Images
 from lavasnn.errors import InputError, LavaMissing
 from lavasnn.files import read_tensors
 from lavasnn.ir import Graph
+from lavasnn.recordings import Recording, load_input
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,6 +66,11 @@ DATA = options(
     click.option("--data", "spec", help="digits, mnist or fashion_mnist, with :train or :test (the default)."),
     click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache."),
     click.option("--download", is_flag=True, help="Fetch missing image files (with checksum)."),
+)
+INPUT = click.option(
+    "--input",
+    "given",
+    help="Instead of --data: messages or pixels in a .npy, .npz (x, labels) or .nir file, or random[:RATE] for random spikes.",
 )
 SAMPLES = click.option("--samples", type=click.IntRange(min=1), help="Use only the first N samples.")
 BATCH = click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True, help="Samples at a time.")
@@ -150,7 +157,7 @@ class Loaded:
     iterations: int = 15
 
     def as_precision(self, precision: str | None) -> Graph:
-        """The network in integers ("fixed") or float64 ("float").
+        """The network in integers ("fixed") or float64 ("float"), as executors run it.
 
         Raises:
             InputError: Integers are asked of a network that is not compiled.
@@ -158,7 +165,7 @@ class Loaded:
         wanted = precision or ("fixed" if self.kind == "program" else "float")
         if wanted == "fixed" and not self.graph.integer:
             raise InputError(f"a {self.kind} has no integers yet; run `lavasnn compile` on it, or use --precision float")
-        return real(self.graph) if wanted == "float" and self.graph.integer else self.graph
+        return real(self.graph) if wanted == "float" and self.graph.integer else folded(self.graph)
 
 
 def open_network(path: Path) -> Loaded:
@@ -199,12 +206,39 @@ def open_data(
         InputError: No set named, or more samples than it has.
     """
     if spec is None and trained_on is None:
-        raise InputError("no data named: use --data digits, mnist or fashion_mnist")
+        raise InputError("no data named: use --data digits, mnist or fashion_mnist, or --input FILE")
     named = spec or str(trained_on)
     images = data.load(named if ":" in named else f"{named}:{split}", data_dir, download=download)
     if samples is not None and samples > len(images):
         raise InputError(f"--samples {samples:,}: {images.name}:{images.split} has {len(images):,}")
     return images if samples is None else images.take(samples)
+
+
+def open_samples(
+    network: Loaded,
+    spec: str | None,
+    given: str | None,
+    data_dir: Path | None,
+    download: bool,
+    samples: int | None,
+    seed: int | None = None,
+    split: str = "test",
+) -> Images | Recording:
+    """Samples for a network: those of --input, else images as in `open_data`.
+
+    Raises:
+        InputError: Both are named, or see `open_data`.
+        DataError: See `lavasnn.recordings.load_input`.
+    """
+    if given is None:
+        return open_data(spec, network.trained_on, data_dir, download, samples, split)
+    if spec is not None:
+        raise InputError("--data and --input are both given; a run takes its samples from one of them")
+    graph = network.graph
+    found = load_input(given, graph.encoding, graph.source.size, graph.phases(False)[-1].stop, samples, seed or 0)
+    if samples is not None and samples > len(found):
+        raise InputError(f"--samples {samples:,}: {found.name} has {len(found):,}")
+    return found if samples is None else found.take(samples)
 
 
 def machine() -> dict[str, Any]:

@@ -15,13 +15,15 @@ from lavasnn import config as configs
 from lavasnn import data
 from lavasnn.cli.common import OUTPUT, SEEDS, note, open_network, require_lava, show, table
 from lavasnn.cli.deploy import build
-from lavasnn.cli.execute import bits_json, execute, proof_json, prove
+from lavasnn.cli.execute import bits_json, execute
 from lavasnn.cli.train import train_one
+from lavasnn.cli.verify import proof_json, prove
 from lavasnn.data import Images
 from lavasnn.errors import NotEqual
 from lavasnn.ir import Graph
 from lavasnn.measure import traffic
 from lavasnn.results import RunResult
+from lavasnn.synapses import Transposed
 
 VERIFIED = 60
 """Samples of the proof, both phases."""
@@ -94,8 +96,8 @@ def _draw(path: Path, history: list[Any], both: RunResult, graph: Graph, program
     errors: dict[str, np.ndarray[Any, Any]] = {}
     for p in graph.projections:
         compiled = program.graph.projection(p.name).synapses
-        if unit := getattr(compiled, "unit", None):
-            errors[p.name] = graph.weight(p) / unit - program.graph.weight(p)
+        if not isinstance(compiled, Transposed) and compiled.grid is not None:
+            errors[p.name] = graph.weight(p) / compiled.grid.unit - compiled.weight
     curves = [("training", [e.train_accuracy for e in history])]
     if history[0].validation_accuracy is not None:
         curves.append(("held out from training", [e.validation_accuracy for e in history]))

@@ -48,11 +48,12 @@ def _lava() -> dict[str, Any]:
     from compile.backends import exact, lava
     from lavasnn.dynamics.lif import LifInt
     from lavasnn.encode import Encoding
-    from lavasnn.ir import DenseInt, Graph, Population, Projection, Source
+    from lavasnn.ir import Graph, Population, Projection, Source
+    from lavasnn.synapses import Dense, Grid
 
     graph = Graph(
         populations=(Population("input", 2, Source()), Population("output", 2, LifInt(du=4095, dv=0, vth=5))),
-        projections=(Projection("w", "input", "output", DenseInt(np.array([[4, 2], [-2, 8]], np.int16))),),
+        projections=(Projection("w", "input", "output", Dense(np.array([[4, 2], [-2, 8]], np.int16), Grid())),),
         encoding=Encoding("bernoulli", levels=2),
         output="output",
         steps=3,
@@ -77,7 +78,7 @@ def _dataset(name: str, data_dir: Path | None) -> dict[str, Any]:
 
 
 def _targets(as_json: bool) -> None:
-    limits = {t.name: {k: vars(v) for k, v in vars(t).items() if k != "name"} for t in TARGETS.values()}
+    limits = {t.name: {k: vars(v) for k, v in t.limits.items()} for t in TARGETS.values()}
 
     def lines() -> None:
         for name, entries in limits.items():

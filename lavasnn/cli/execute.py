@@ -1,4 +1,4 @@
-"""`run`, `verify` and `bits`: what a network does, whether all executors agree, and what its neurons exchange."""
+"""`run` and `bits`: what a network does, and what its neurons exchange."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import click
 import numpy as np
 
 from compile.backends import exact
-from compile.verify import Verification, compare
 from lavasnn.cli.common import (
     BACKEND,
     BATCH,
     DATA,
     FILE,
+    INPUT,
     OUTPUT,
     OUTPUT_FILE,
     PRECISION,
@@ -25,25 +25,34 @@ from lavasnn.cli.common import (
     Loaded,
     machine,
     note,
-    open_data,
     open_network,
+    open_samples,
     show,
     table,
     ticker,
 )
 from lavasnn.data import Images
-from lavasnn.errors import InputError, NotEqual
+from lavasnn.errors import InputError
 from lavasnn.ir import Graph
 from lavasnn.measure import traffic
+from lavasnn.measure.activity import remarks
+from lavasnn.recordings import Recording
 from lavasnn.results import RunResult
 
 
 def execute(
-    backend: str, graph: Graph, images: Images, settle: bool, batch: int, record: bool, quiet: bool, first: int = 0
+    backend: str,
+    graph: Graph,
+    images: Images | Recording,
+    settle: bool,
+    batch: int,
+    record: bool,
+    quiet: bool,
+    first: int = 0,
 ) -> RunResult:
-    """Run images on a backend ("exact", "lava" or "torch"); `first` is the first one's index in its data set."""
-    labels, indices = images.labels, np.arange(first, first + len(images))
-    progress = ticker(quiet, backend)
+    """Run samples on a backend ("exact", "lava" or "torch"); `first` is the first one's index in its data set."""
+    labels = images.labels if len(images.labels) else None
+    indices, progress = np.arange(first, first + len(images)), ticker(quiet, backend)
     if backend == "torch":
         from lavasnn.nn.run import run as torch_run
 
@@ -57,7 +66,17 @@ def execute(
     return run(graph, images.pixels, labels, settle=settle, batch=batch, record=record, indices=indices, progress=progress)
 
 
-def _phases(graph: Graph, phases: str) -> bool:
+def silence(graph: Graph, result: RunResult, images: Images | Recording) -> list[str]:
+    """Warnings of populations that never or always send, with what their inputs come to on a few samples."""
+    found = remarks(graph, result)
+    if not found or graph.timing is not None:
+        return list(found)
+    peaks = exact.run(graph, images.take(min(16, len(images))).pixels, measure=True).meta["peaks"]
+    return list(remarks(graph, replace(result, meta={**result.meta, "peaks": peaks})))
+
+
+def both_phases(graph: Graph, phases: str) -> bool:
+    """Whether to run the second phase too: it is asked for and the network has one."""
     return phases == "both" and graph.timing is not None and graph.timing.settle_cycles > 0
 
 
@@ -73,6 +92,7 @@ PHASES = click.option(
 @click.command("run")
 @click.argument("file", type=FILE)
 @DATA
+@INPUT
 @SAMPLES
 @BACKEND
 @PRECISION
@@ -87,6 +107,7 @@ def run_command(
     spec: str | None,
     data_dir: Path | None,
     download: bool,
+    given: str | None,
     samples: int | None,
     backend: str,
     precision: str | None,
@@ -98,16 +119,16 @@ def run_command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run a program, graph or model on images and tell its accuracy.
+    """Run a program, graph or model on images, or on given messages, and tell its accuracy.
 
     Example: lavasnn run program.safetensors --data mnist --samples 1000
     """
     if traces and output is None:
         raise InputError("run: --traces needs --output FILE to keep them in")
     network = open_network(file)
-    images = open_data(spec, network.trained_on, data_dir, download, samples)
-    graph = _seeded(network.as_precision(precision), seed)
-    settle = _phases(graph, phases)
+    images = open_samples(network, spec, given, data_dir, download, samples, seed)
+    graph = seeded(network.as_precision(precision), seed)
+    settle = both_phases(graph, phases)
     started = time.perf_counter()
     result = execute(backend, graph, images, settle, batch, traces, quiet)
     seconds = time.perf_counter() - started
@@ -118,7 +139,7 @@ def run_command(
         "backend": backend,
         "precision": result.precision,
         "steps": result.steps,
-        "accuracy": result.accuracy,
+        "accuracy": result.accuracy if len(result.labels) else None,
         "seconds": round(seconds, 3),
         "messages_per_sample": {
             k: float(v.sum(axis=1).mean()) for k, v in result.messages.items() if settle or not k.endswith(".s_e")
@@ -129,109 +150,30 @@ def run_command(
         meta = machine() | {"file": str(file), "data": values["data"], "seed": graph.encoding.seed, "target": target}
         replace(result, meta=meta).save(output)
         values["output"] = output
+    values["warnings"] = silence(graph, result, images)
+    for warning in values["warnings"]:
+        note(quiet, f"warning: {warning}")
     rows = [[k, f"{v:,.1f}"] for k, v in values["messages_per_sample"].items()]
+    right = (
+        f"{100 * result.accuracy:.2f} % of {result.samples:,} right" if len(result.labels) else f"{result.samples:,} samples"
+    )
 
     def lines() -> None:
-        click.echo(
-            f"{backend} {result.precision}, {values['data']}: {100 * result.accuracy:.2f} % of {result.samples:,} right, "
-            f"{result.steps} steps a sample, {seconds:.1f} s"
-        )
+        click.echo(f"{backend} {result.precision}, {values['data']}: {right}, {result.steps} steps a sample, {seconds:.1f} s")
         table("", ["messages from", "a sample"], rows)
 
     show(as_json, values, lines)
 
 
-def _seeded(graph: Graph, seed: int | None) -> Graph:
+def seeded(graph: Graph, seed: int | None) -> Graph:
+    """The network with another seed of its random input, if one is given."""
     return graph if seed is None else replace(graph, encoding=replace(graph.encoding, seed=seed))
-
-
-def prove(graph: Graph, images: Images, batch: int, quiet: bool) -> list[Verification]:
-    """Compare torch, exact and Lava on the same samples, batch by batch; both phases where there are two."""
-    settle = _phases(graph, "both")
-    whole: dict[str, list[Verification]] = {"torch": [], "lava": []}
-    for start in range(0, len(images), batch):
-        part = images.take(np.arange(start, min(start + batch, len(images))))
-        mine = execute("exact", graph, part, settle, batch, True, True, start)
-        for other in whole:
-            found = compare(graph, mine, execute(other, graph, part, settle, batch, True, True, start))
-            if found.first is not None:
-                found = replace(found, first=replace(found.first, sample=start + found.first.sample))
-            whole[other].append(found)
-        note(quiet, f"verify: {start + len(part)} of {len(images)} samples compared")
-    return [_merged(parts) for parts in whole.values()]
-
-
-def _merged(parts: list[Verification]) -> Verification:
-    return replace(
-        parts[0],
-        samples=sum(p.samples for p in parts),
-        compared=sum(p.compared for p in parts),
-        mismatches=sum(p.mismatches for p in parts),
-        ties=sum(p.ties for p in parts),
-        first=next((p.first for p in parts if p.first is not None), None),
-    )
-
-
-def proof_json(proofs: list[Verification]) -> dict[str, Any]:
-    """One object for a comparison of several executors with `exact`."""
-    return {
-        "samples": proofs[0].samples,
-        "steps": proofs[0].steps,
-        "populations": len(proofs[0].populations),
-        "compared": sum(p.compared for p in proofs),
-        "mismatches": sum(p.mismatches for p in proofs),
-        "ties": proofs[0].ties,
-        "pairs": [p.to_json() for p in proofs],
-    }
-
-
-@click.command("verify")
-@click.argument("file", type=FILE)
-@DATA
-@click.option("--samples", type=click.IntRange(min=1), default=50, show_default=True, help="Use the first N samples.")
-@PRECISION
-@click.option("--batch", type=click.IntRange(min=1), default=64, show_default=True, help="Samples for each start of Lava.")
-@click.option("--seed", type=SEEDS, help="Of random input encodings.")
-@OUTPUT
-def verify_command(
-    file: Path,
-    spec: str | None,
-    data_dir: Path | None,
-    download: bool,
-    samples: int,
-    precision: str | None,
-    batch: int,
-    seed: int | None,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Compare torch, the exact executor and Lava in every message and announced state of every population and step.
-
-    Example: lavasnn verify program.safetensors --data mnist --samples 50
-    """
-    network = open_network(file)
-    images = open_data(spec, network.trained_on, data_dir, download, samples)
-    graph = _seeded(network.as_precision(precision), seed)
-    proofs = prove(graph, images, batch, quiet)
-    values = proof_json(proofs) | {"precision": "fixed" if graph.integer else "float"}
-
-    def lines() -> None:
-        for p in proofs:
-            ties = f", {p.ties} steps too close to call" if p.ties else ""
-            click.echo(
-                f"{p.backends[0]} = {p.backends[1]} ({values['precision']}): {p.compared:,} values of {len(p.populations)} "
-                f"populations, {p.samples} samples x {p.steps} steps: {p.mismatches} mismatches{ties}"
-            )
-
-    show(as_json, values, lines)
-    bad = next((p for p in proofs if not p.equal), None)
-    if bad is not None:
-        raise NotEqual(f"{' and '.join(bad.backends)} differ in {bad.mismatches:,} values, first: {bad.first or 'outputs'}")
 
 
 @click.command("bits")
 @click.argument("file", type=FILE)
 @DATA
+@INPUT
 @SAMPLES
 @BACKEND
 @PRECISION
@@ -243,6 +185,7 @@ def bits_command(
     spec: str | None,
     data_dir: Path | None,
     download: bool,
+    given: str | None,
     samples: int | None,
     backend: str,
     precision: str | None,
@@ -256,9 +199,9 @@ def bits_command(
     Example: lavasnn bits program.safetensors --data mnist --samples 1000
     """
     network = open_network(file)
-    images = open_data(spec, network.trained_on, data_dir, download, samples)
-    graph = _seeded(network.as_precision(precision), seed)
-    result = execute(backend, graph, images, _phases(graph, "both"), batch, False, quiet)
+    images = open_samples(network, spec, given, data_dir, download, samples, seed)
+    graph = seeded(network.as_precision(precision), seed)
+    result = execute(backend, graph, images, both_phases(graph, "both"), batch, False, quiet)
     values = bits_json(result, network)
     show(as_json, values | {"file": file, "data": f"{images.name}:{images.split}"}, lambda: print_bits(values))
 
@@ -307,4 +250,4 @@ def print_bits(values: dict[str, Any]) -> None:
     table("Bits per neuron and sample", ["what", "bits"], found)
 
 
-COMMANDS = {"run": run_command, "verify": verify_command, "bits": bits_command}
+COMMANDS = {"run": run_command, "bits": bits_command}

@@ -4,6 +4,8 @@ Real-valued (`Lif`), with a the synaptic input of the step and s the spikes sent
 
     u ← u·(1 − du) + a;    v ← v·(1 − dv) + u + bias;    s = v > vth;    v[s] ← 0
 
+A ternary neuron also sends s = −1 where v < vth_lo, and v ← 0 there too.
+
 On the chip's integers (`LifInt`), where trunc(x >> 12) = sign(x)·(|x| >> 12):
 
     u ← wrap24(trunc(u·(4096 − (du + 1)) >> 12) + (a << 6))
@@ -13,7 +15,8 @@ On the chip's integers (`LifInt`), where trunc(x >> 12) = sign(x)·(|x| >> 12):
 `step` is the definition of both. `run_layer` and `count_layer` are a compiled form of the integer step together with
 the dense synapse in front of it, for a whole window at once.
 
-Source: lava-nc 0.10.0, lava/proc/lif/models.py, PyLifModelFloat and PyLifModelBitAcc; lava/proc/dense/models.py.
+Source: lava-nc 0.10.0, lava/proc/lif/models.py, PyLifModelFloat, PyLifModelBitAcc and PyTernLifModelFixed;
+lava/proc/dense/models.py.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ class Lif:
         du: Share of the current that leaks away in a step, 0..1; 1 makes the neuron memoryless in u.
         dv: Share of the voltage that leaks away in a step, 0..1.
         vth: Threshold, finite and not negative; a neuron spikes where v is strictly above it.
+        vth_lo: Lower threshold of a ternary neuron, finite and not positive; it sends -1 where v is strictly below it.
+            None for neurons that send +1 alone.
         bias: Added to v in every step: one number, or an array of the neurons' shape.
 
     Raises:
@@ -63,14 +68,23 @@ class Lif:
     dv: float
     vth: float
     bias: float | NDArray[np.floating[Any]] = 0.0
+    vth_lo: float | None = None
 
     def __post_init__(self) -> None:
-        for name, high in (("du", 1.0), ("dv", 1.0), ("vth", float_info.max)):
+        most = float_info.max
+        for name, low, high, allowed in (
+            ("du", 0.0, 1.0, "0..1"),
+            ("dv", 0.0, 1.0, "0..1"),
+            ("vth", 0.0, most, "a finite number from 0"),
+            ("vth_lo", -most, 0.0, "a finite number up to 0"),
+        ):
             value = getattr(self, name)
+            if value is None and name == "vth_lo":
+                continue
             if isinstance(value, bool) or not isinstance(value, Real) or isnan(value):
                 raise InputError(f"Lif: {name} is {value!r}; allowed is one real number")
-            if not 0 <= float(value) <= high:
-                raise RangeError(f"Lif: {name} = {value}; allowed is " + ("0..1" if high == 1 else "a finite number from 0"))
+            if not low <= float(value) <= high:
+                raise RangeError(f"Lif: {name} = {value}; allowed is {allowed}")
             object.__setattr__(self, name, float(value))
         bias = np.asarray(self.bias)
         if bias.dtype.kind not in "fiu" or not np.isfinite(bias).all():
@@ -95,6 +109,8 @@ class LifInt:
         vth: Threshold mantissa, 0..131071 (17 bits); v is compared with vth << 6.
         bias_mant: Bias mantissa, −4096..4095 (13 bits): one number, or an array of the neurons' shape.
         bias_exp: Left shift of the bias mantissa, 0..7 (3 bits).
+        vth_lo: Lower threshold mantissa of a ternary neuron (Lava's TernaryLIF), -131071..0: it sends -1 where v is below
+            vth_lo << 6. None for neurons that send +1 alone.
 
     Raises:
         InputError: A register that is not an integer.
@@ -109,6 +125,7 @@ class LifInt:
         "vth": (0, 131071),
         "bias_mant": (-4096, 4095),
         "bias_exp": (0, 7),
+        "vth_lo": (-131071, 0),
     }
 
     du: int
@@ -116,10 +133,13 @@ class LifInt:
     vth: int
     bias_mant: int | NDArray[np.signedinteger[Any]] = 0
     bias_exp: int = 0
+    vth_lo: int | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in self.RANGES.items():
             value: Any = getattr(self, name)
+            if value is None and name == "vth_lo":
+                continue
             if name == "bias_mant" and isinstance(value, np.ndarray):
                 if value.dtype.kind not in "iu":
                     raise InputError(f"LifInt: bias_mant has dtype {value.dtype}; allowed are integers")
@@ -200,7 +220,8 @@ def step(
             gradient here; v is reset wherever its result is not zero, and no gradient passes through that choice.
 
     Returns:
-        Spikes of shape (..., neuron), bool with the default `spike`, and the next state. Inputs stay unchanged.
+        Spikes of shape (..., neuron), bool with the default `spike` (int8 in -1..1 with a lower threshold, which `spike` is
+        asked about as (-v, -threshold)), and the next state. Inputs stay unchanged.
 
     Raises:
         InputError: An integer model was given input that is not integer.
@@ -215,10 +236,16 @@ def step(
         current = decay(state.u, DECAY_ONE - 1 - params.du) + (xp.astype(a, xp.int64) << ALIGN_BITS)
         u = wrap24(xp.astype(current, xp.int32))
         v = saturate24(decay(state.v, DECAY_ONE - params.dv) + u + bias)
-        spikes = spike(v, params.vth << ALIGN_BITS)
+        unit = 1 << ALIGN_BITS
     else:
         u = state.u * (1 - params.du) + a
         v = state.v * (1 - params.dv) + u + bias
-        spikes = spike(v, params.vth)
+        unit = 1
+    spikes = spike(v, params.vth * unit)
+    if params.vth_lo is not None:
+        below = spike(-v, -params.vth_lo * unit)
+        if xp.isdtype(spikes.dtype, "bool"):
+            spikes, below = xp.astype(spikes, xp.int8), xp.astype(below, xp.int8)
+        spikes = spikes - below
     fired = spikes if xp.isdtype(spikes.dtype, "bool") else spikes != 0
     return spikes, LifState(u, xp.where(fired, xp.zeros_like(v), v))

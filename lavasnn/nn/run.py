@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lavasnn.dynamics import lif
+from lavasnn.dynamics import graded, lif
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
+from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
-from lavasnn.ir import DenseInt, Graph, Projection, Transposed
+from lavasnn.ir import Graph, Projection
 from lavasnn.nn.diffpc import literal
 from lavasnn.results import RunResult
+from lavasnn.synapses import Conv, Dense, Owned
 
 
 @torch.no_grad()
@@ -31,23 +35,23 @@ def run(
     """Run samples through a layered network by the step loop, in torch.
 
     Args:
-        graph: Layers in order, each projecting to the next (DiffPC: errors back by the transposed weights).
-        pixels: Images, shape (sample, pixel).
+        graph: Stock neurons, or DiffPC layers in order, each projecting to the next (and errors back by transposed weights).
+        pixels: Images, shape (sample, pixel), or given messages, shape (sample, step, neuron).
         labels: Classes, shape (sample,); needed for the second phase.
         settle: Run DiffPC's second phase too.
         record: Keep every message and state of every step.
         indices: Each sample's index in its data set; 0, 1, ... by default.
 
     Raises:
-        InputError: A graph that is no chain of layers.
+        InputError: A DiffPC graph that is no chain of layers.
     """
+    if graph.timing is None:
+        return _stock(graph, pixels, labels, np.arange(len(pixels)) if indices is None else indices, record)
     forward = [p for p in graph.projections if p.into in ("a", "a_x")]
     names = [p.name for p in graph.populations]
     if [(p.source, p.target) for p in forward] != list(pairwise(names)):
         raise InputError("torch run: the graph is no chain of layers")
-    run_layers = _diffpc if graph.timing is not None else _lif
-    given = np.arange(len(pixels)) if indices is None else indices
-    outputs, messages, traces = run_layers(graph, forward, pixels, labels if settle else None, given)
+    outputs, messages, traces = _diffpc(graph, forward, pixels, labels if settle else None)
     carried = {f"{p.source}.{p.carries}" for p in graph.projections}
     return RunResult(
         backend="torch",
@@ -65,20 +69,23 @@ def run(
 Run = tuple[Tensor, dict[str, NDArray[np.int32]], dict[str, NDArray[np.generic]]]
 
 
-def _shift(p: Projection) -> int:
-    return p.synapses.exponent if isinstance(p.synapses, DenseInt | Transposed) else 0
+def _shift(graph: Graph, p: Projection) -> int:
+    grid = graph.synapses(p).grid
+    return 0 if grid is None else grid.exponent
 
 
-def _diffpc(
-    graph: Graph, forward: list[Projection], pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None, _: object
-) -> Run:
+def _shifted(total: Tensor, shift: int) -> Tensor:
+    return total << shift if shift > 0 else total >> -shift
+
+
+def _diffpc(graph: Graph, forward: list[Projection], pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Run:
     kind = torch.int64 if graph.integer else torch.float64
     populations = [p.dynamics for p in graph.populations if isinstance(p.dynamics, DiffPC | DiffPCInt)]
     first = populations[0]
     point = first.point if isinstance(first, DiffPCInt) else 0
     weights = [torch.from_numpy(np.array(graph.weight(p))).to(kind) for p in forward]
     back = {p.target: p for p in graph.projections if p.into == "a_e"}
-    shifts = [(_shift(p), _shift(back[p.source]) if p.source in back else 0) for p in forward]
+    shifts = [(_shift(graph, p), _shift(graph, back[p.source]) if p.source in back else 0) for p in forward]
     values = torch.from_numpy(graph.encoding.values(pixels)) * 2.0**point
     x = values.floor().to(kind) if graph.integer else values
     target = None
@@ -99,24 +106,82 @@ def _diffpc(
     return started[-1].x_F, messages, kept
 
 
-def _lif(graph: Graph, forward: list[Projection], pixels: NDArray[np.uint8], _: object, indices: NDArray[np.int64]) -> Run:
-    """Layer by layer; a layer's window opens one step after the one below it, so sums arrive within the same step."""
+def _stock(
+    graph: Graph, samples: NDArray[Any], labels: NDArray[np.int64] | None, indices: NDArray[np.int64], record: bool
+) -> RunResult:
+    """Networks of stock neurons, step by step; sums by torch's own products and convolutions, in float64.
+
+    Time is as in `Graph.seamless`: populations' windows follow each other by what messages need, or all open together.
+    """
+    shown = torch.from_numpy(graph.encoding.messages(samples, indices, graph.steps))
+    sent: dict[str, list[Tensor]] = {p.name: [] for p in graph.populations}
+    sent[graph.source.name] = list(shown.unbind(1))
+    sums = {p.name: _summing(graph.synapses(p)) for p in graph.projections}
     kind = torch.int64 if graph.integer else torch.float64
-    spikes = torch.from_numpy(graph.encoding.spikes(pixels, indices, graph.steps))
-    traces = {f"{graph.source.name}.s": spikes}
-    for p in forward:
-        d = graph.population(p.target).dynamics
-        assert isinstance(d, Lif | LifInt)
-        weight = torch.from_numpy(np.array(graph.weight(p))).to(torch.float64)
-        state = lif.initial(d, (len(pixels), len(weight)), like=torch.zeros((), dtype=torch.float64))
-        sent: list[Tensor] = []
-        for t in range(graph.steps):
-            total = (spikes[:, t].to(torch.float64) @ weight.T).to(kind)
-            if graph.integer:
-                total = total << _shift(p) if _shift(p) > 0 else total >> -_shift(p)
-            s, state = lif.step(d, state, total)
-            sent.append(s)
-        spikes = torch.stack(sent, 1)
-        traces[f"{p.target}.s"] = spikes
-    messages = {key: s.sum(2).to(torch.int32).numpy() for key, s in traces.items()}
-    return spikes.sum(1), messages, {key: s.to(torch.int8).numpy() for key, s in traces.items()}
+    states: dict[str, lif.LifState] = {}
+    voltages: list[Tensor] = []
+    for t in range(graph.steps):
+        for p in graph.populations[1:]:
+            d, total = p.dynamics, torch.zeros(len(samples), p.size, dtype=kind)
+            for q in graph.arriving(p.name):
+                arriving = _delayed(sent[q.source], t, 0 if graph.seamless else 1 + np.asarray(q.delay))
+                if arriving is not None:
+                    part = sums[q.name](arriving.to(torch.float64)).to(kind)
+                    total = total + (_shifted(part, _shift(graph, q)) if graph.integer else part)
+            if isinstance(d, Graded | GradedInt):
+                s = graded.step(d, total)
+            elif isinstance(d, Lif | LifInt):
+                state = states.get(p.name) or lif.initial(d, total.shape, like=torch.zeros((), dtype=torch.float64))
+                s, states[p.name] = lif.step(d, state, total)
+            else:
+                raise InputError(f"torch run: population {p.name!r} is {type(d).__name__}, which compile folds away first")
+            sent[p.name].append(s)
+        if graph.read == "voltage":
+            voltages.append(states[graph.output].v)
+    raster = {name: torch.stack(steps, 1) for name, steps in sent.items()}
+    carried = {f"{p.source}.s" for p in graph.projections}
+    traces = {f"{name}.s": (s.to(torch.int8) if s.dtype == torch.bool else s).numpy() for name, s in raster.items()}
+    outputs = raster[graph.output].sum(1)
+    if graph.read == "voltage":
+        traces[f"{graph.output}.v"] = torch.stack(voltages, 1).numpy()
+        outputs = voltages[-1].to(kind)
+    return RunResult(
+        backend="torch",
+        precision="fixed" if graph.integer else "float",
+        phases=graph.phases(False),
+        sizes={p.name: p.size for p in graph.populations},
+        outputs=outputs.numpy(),
+        labels=np.zeros(0, np.int64) if labels is None else labels,
+        messages={f"{name}.s": (s != 0).sum(2).to(torch.int32).numpy() for name, s in raster.items()},
+        unheard=tuple(key for key in traces if key.endswith(".s") and key not in carried),
+        traces=traces if record else {},
+    )
+
+
+def _delayed(sent: list[Tensor], t: int, latency: Any) -> Tensor | None:
+    """What arrives at step t; `latency` is a number or one for each sender."""
+    if np.ndim(latency) == 0:
+        at = t - int(latency)
+        return sent[at] if 0 <= at < len(sent) else None
+    if not sent:
+        return None
+    columns = [sent[t - k][:, i] if k <= t else torch.zeros_like(sent[0][:, i]) for i, k in enumerate(latency.tolist())]
+    return torch.stack(columns, 1)
+
+
+def _summing(s: Owned) -> Callable[[Tensor], Tensor]:
+    """Weighted sums of messages (sample, pre) as (sample, post), float64."""
+    if isinstance(s, Dense):
+        matrix = torch.from_numpy(np.array(s.weight, np.float64))
+        return lambda x: x @ matrix.T
+    if isinstance(s, Conv):
+        kernel = torch.from_numpy(np.array(s.weight, np.float64))
+
+        def convolved(x: Tensor) -> Tensor:
+            images = x.view(len(x), *s.image)
+            return torch.nn.functional.conv2d(images, kernel, None, s.stride, s.padding, s.dilation, s.groups).flatten(1)
+
+        return convolved
+    index = np.stack([np.repeat(np.arange(s.shape[0]), np.diff(s.start)), s.pre])
+    rows = torch.sparse_coo_tensor(torch.from_numpy(index), torch.from_numpy(np.array(s.weight, np.float64)), s.shape)
+    return lambda x: torch.sparse.mm(rows, x.T).T

@@ -25,11 +25,12 @@ from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, RangeError
 from lavasnn.export import to_graph
-from lavasnn.ir import Dense, DenseInt, Graph, Population, Projection, Transposed
+from lavasnn.ir import Graph, Population, Projection
 from lavasnn.learning.trainer import Trainer
 from lavasnn.nn.diffpc import DiffPCNet
 from lavasnn.nn.run import run as torch_run
 from lavasnn.results import RunResult
+from lavasnn.synapses import Dense, Grid, Transposed
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "diffpc_in_lava.py"
 CODE = Encoding("value", -2, 16)
@@ -311,8 +312,8 @@ def overflowing() -> Graph:
         Population("output", 2, DiffPCInt("output", 2, timing, 0, point)),
     )
     projections = (
-        Projection("w1", "input", "hidden1", DenseInt(w1.astype(np.int16), shift, "mixed", 1 / 16), "s_A", "a_x"),
-        Projection("w2", "hidden1", "output", DenseInt(w2.astype(np.int16), shift, "mixed", 1 / 16), "s_A", "a_x"),
+        Projection("w1", "input", "hidden1", Dense(w1.astype(np.int16), Grid(shift, "mixed", 1 / 16)), "s_A", "a_x"),
+        Projection("w2", "hidden1", "output", Dense(w2.astype(np.int16), Grid(shift, "mixed", 1 / 16)), "s_A", "a_x"),
         Projection("w2t", "output", "hidden1", Transposed("w2", shift), "s_e", "a_e"),
     )
     return Graph(populations, projections, Encoding("value", 0, 16), "output")
@@ -374,8 +375,8 @@ def test_the_hand_wired_example_sends_the_same_spikes(plain: SimpleNamespace) ->
         for depth, (name, role, size) in enumerate(zip(names, roles, (4, 3, 2), strict=True))
     )
     projections = (
-        Projection("w1", "input", "hidden", DenseInt(example.W1, example.SHIFT), "s_A", "a_x"),
-        Projection("w2", "hidden", "output", DenseInt(example.W2, example.SHIFT), "s_A", "a_x"),
+        Projection("w1", "input", "hidden", Dense(example.W1, Grid(example.SHIFT)), "s_A", "a_x"),
+        Projection("w2", "hidden", "output", Dense(example.W2, Grid(example.SHIFT)), "s_A", "a_x"),
         Projection("w2t", "output", "hidden", Transposed("w2", example.SHIFT), "s_e", "a_e"),
     )
     graph = Graph(populations, projections, Encoding("value", -2, 16), "output")

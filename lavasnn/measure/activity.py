@@ -1,0 +1,73 @@
+"""Populations that say nothing, or the same in every step: the commonest reason why a network answers nothing useful."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lavasnn.dynamics.fixedpoint import ALIGN_BITS
+from lavasnn.dynamics.graded import Graded, GradedInt
+from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.ir import Graph
+from lavasnn.results import RunResult
+
+
+def thresholds(graph: Graph) -> dict[str, float]:
+    """Each stock population's threshold, in units of the voltage for LIF, of the input for graded neurons."""
+    found: dict[str, float] = {}
+    for p in graph.populations:
+        match p.dynamics:
+            case LifInt(vth=vth):
+                found[p.name] = vth << ALIGN_BITS
+            case Lif(vth=vth) | Graded(vth=vth) | GradedInt(vth=vth):
+                found[p.name] = vth
+            case _:
+                pass
+    return found
+
+
+def quiet(result: RunResult, thresholds: Mapping[str, float]) -> tuple[str, ...]:
+    """One line for each population that sends nothing at all in a run, or something from every neuron in every step.
+
+    Args:
+        result: A run; with the exact executor's `measure` the lines tell the largest input and voltage met.
+        thresholds: By population, see `thresholds`.
+    """
+    found: list[str] = []
+    for name, size in result.sizes.items():
+        kinds = [counts for key, counts in result.messages.items() if key.rsplit(".", 1)[0] == name]
+        sent = [int(counts.sum(dtype=np.int64)) for counts in kinds]
+        where = f"in {result.samples:,} sample{'s' if result.samples > 1 else ''} of {result.steps} steps"
+        if not any(sent):
+            found.append(f"population {name!r} never sends anything {where}{_range(result, name, thresholds)}")
+        elif any(n == counts.size * size for n, counts in zip(sent, kinds, strict=True)):
+            found.append(
+                f"population {name!r}: all {size:,} neurons send in every step {where}{_range(result, name, thresholds)}"
+            )
+    return tuple(found)
+
+
+def remarks(graph: Graph, result: RunResult) -> tuple[str, ...]:
+    """The lines of `quiet` for a network; an output whose state is read need not send."""
+    found = quiet(result, thresholds(graph))
+    read = f"population {graph.output!r} never" if graph.timing is not None or graph.read == "voltage" else None
+    return tuple(line for line in found if read is None or not line.startswith(read))
+
+
+def _range(result: RunResult, name: str, thresholds: Mapping[str, float]) -> str:
+    """What is known of a population's input, voltage and threshold."""
+    peaks: Mapping[str, float] = result.meta.get("peaks", {})
+    parts = [
+        f"{word} up to {_number(peaks[f'{name}.{key}'])}"
+        for key, word in (("a", "inputs"), ("v", "voltages"))
+        if f"{name}.{key}" in peaks
+    ]
+    if name in thresholds:
+        parts.append(f"the threshold is {_number(thresholds[name])}")
+    return f": {', '.join(parts)}" if parts else ""
+
+
+def _number(value: float) -> str:
+    """Integers of the chip in full, real numbers in four digits."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"

@@ -13,6 +13,7 @@ from compile.backends import exact
 from compile.fit import fit
 from compile.passes.calibrate import Calibrate
 from compile.passes.fold import Fold
+from compile.passes.lower import Lower
 from compile.passes.partition import Partition
 from compile.passes.place import Place
 from compile.passes.quantize import Quantize
@@ -24,7 +25,7 @@ from compile.target import LOIHI2, Target
 from lavasnn.errors import InputError, LimitError
 from lavasnn.ir import Graph
 
-PASSES: tuple[Pass, ...] = (Fold(), Quantize(), Calibrate(), Schedule(), Partition(), Place(), Route())
+PASSES: tuple[Pass, ...] = (Fold(), Lower(), Quantize(), Calibrate(), Schedule(), Partition(), Place(), Route())
 
 
 def compile_graph(

@@ -51,7 +51,7 @@ def powers_of_two(graph: Graph, target: Target) -> Iterator[str]:
 
 
 def input_first(graph: Graph, target: Target) -> Iterator[str]:
-    """Samples enter at the first population, which nothing leads into, and every other one hears from somewhere."""
+    """Samples enter at the first population, which nothing leads into; every other one hears from somewhere or has a bias."""
     first = graph.source.dynamics
     if not isinstance(first, Source) and not (isinstance(first, DiffPC | DiffPCInt) and first.role == "input"):
         yield f"the first population {graph.source.name!r} is {type(first).__name__}, no input; samples enter there"
@@ -62,7 +62,8 @@ def input_first(graph: Graph, target: Target) -> Iterator[str]:
     if graph.source.name in forward:
         yield f"a projection leads into the input population {graph.source.name!r}"
     for population in graph.populations[1:]:
-        if population.name not in forward:
+        always_on = isinstance(population.dynamics, Lif | LifInt) and np.max(population.dynamics.bias) > 0
+        if population.name not in forward and not always_on:
             yield f"population {population.name!r} receives nothing"
 
 

@@ -184,12 +184,8 @@ class Chain:
     def neuron(self, neuron: Lif, last: bool) -> None:
         """Neurons behind what waits."""
         self.hidden += 1
-        if neuron.du != 1 and self.bias.any():
-            raise InputError(
-                f"to_graph: weight layer {self.hidden} has biases and its LIF neurons du {neuron.du:g}; the chip adds biases "
-                f"to the voltage, so the current must not keep them: use du 1, or no biases"
-            )
-        self._close(replace(neuron, bias=self.bias), "output" if last else f"hidden{self.hidden}")
+        own = {"bias": self.bias} if neuron.du == 1 else {"bias_u": self.bias}
+        self._close(replace(neuron, **own), "output" if last else f"hidden{self.hidden}")
 
     def _close(self, dynamics: Through | Lif, name: str) -> None:
         assert self.pending is not None

@@ -268,7 +268,7 @@ def _problems(graph: Graph) -> Iterator[str]:
     for population in graph.populations:
         if not isinstance(population.size, int) or population.size < 1:
             yield f"population {population.name!r} has {population.size} neurons, at least 1 is needed"
-        for entry in ("bias", "scale"):
+        for entry in ("bias", "bias_u", "scale"):
             shape = np.shape(getattr(population.dynamics, entry, 0))
             if shape not in ((), (population.size,)):
                 yield f"population {population.name!r} has {population.size} neurons and a {entry} of shape {shape}"

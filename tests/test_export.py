@@ -177,10 +177,6 @@ WRONG: dict[str, tuple[Any, str]] = {
         nn.Sequential(nn.Linear(2, 3), LIF(), nn.Linear(4, 1), LIF()),
         r"layer 2 is Linear of 4 inputs, it gets 3",
     ),
-    "biases into a current with memory": (
-        lif_net(du=0.5),
-        r"weight layer 1 has biases and its LIF neurons du 0\.5; .* use du 1, or no biases",
-    ),
     "NaN weight, LIF": (with_nan(lif_net(), bias=False), r"'w1' has 1 weights that are not finite, out of 35"),
     "NaN bias, LIF": (with_nan(lif_net(), bias=True), r"bias holds nan"),
     "NaN weight, DiffPC": (with_nan(diffpc_net(), bias=False), r"'w1' has 1 weights that are not finite"),
@@ -351,7 +347,6 @@ BAD_TOML: dict[str, tuple[str, type[InputError], str]] = {
         InputError,
         r"'w2' has weights of shape \(4, 3\), needed is \(4, 2\)",
     ),
-    "biases and du": (LIF_TOML + "[lif]\ndu = 0.5\n", InputError, r"weight layer 1 has biases .* du 0\.5"),
 }
 
 

@@ -166,9 +166,9 @@ def test_three_million_synapses_compile_in_ten_seconds() -> None:
     projections = (Projection("w", "in", "a", first), Projection("v", "a", "b", second))
     graph = Graph(populations, projections, Encoding("bernoulli", levels=16), "b", 20)
     assert count(first) + count(second) == 3_000_000
-    pixels = random.integers(0, 7, (64, 1500)).astype(np.uint8)
+    pixels = random.integers(0, 7, (256, 1500)).astype(np.uint8)
     started = time.perf_counter()
-    program = compile_graph(graph, pixels, np.zeros(64, np.int64))
+    program = compile_graph(graph, pixels, np.zeros(256, np.int64))
     assert time.perf_counter() - started < 10
     assert program.fit["synapses"] == 3_000_000
 

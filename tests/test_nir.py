@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from compile.backends import exact
 from compile.backends.spiking import Record, run_spiking
 from compile.passes.fold import folded
+from compile.passes.lower import lowered
 from compile.pipeline import compile_graph
 from lavasnn.dynamics.diffpc import DiffPC
 from lavasnn.dynamics.graded import Graded
@@ -363,6 +364,31 @@ def test_currents_with_memory(tmp_path: Path) -> None:
     )
     found = agree(graph, shown((5,)), tmp_path, "out")
     assert found.population("h").dynamics.du == pytest.approx(0.25)  # type: ignore[union-attr]
+
+
+def test_a_bias_before_a_current_with_memory(tmp_path: Path) -> None:
+    """It charges the current, as NIR has it; the compiler brings it from a neuron that is always on."""
+    graph = net(
+        {
+            "input": nir.Input(np.array([5])),
+            "fc1": nir.Affine(weights(6, 5), weights(6, seed=5)),
+            "h": cuba((6,), leak=0.1),
+            "fc2": nir.Affine(weights(4, 6, seed=3), weights(4, seed=4)),
+            "out": cuba((4,), theta=0.4),
+            "output": nir.Output(np.array([4])),
+        }
+    )
+    found = agree(graph, shown((5,)), tmp_path, "out")
+    low = lowered(found)
+    assert [p.name for p in low.populations] == ["input", "on", "h", "out"]
+    x = shown((5,))[None]
+    before, after = (exact.run(g, x, record=True).traces for g in (found, low))
+    assert after["on.s"].all()
+    for key in before:
+        assert key.endswith("margin") or np.array_equal(before[key], after[key])
+    write_nir(found, tmp_path / "again.nir", dt=DT)
+    again = read_nir(tmp_path / "again.nir", dt=DT, steps=found.steps)
+    assert np.array_equal(exact.run(again, x, record=True).traces["out.s"], before["out.s"])
 
 
 def test_integrate_and_fire_and_scales(tmp_path: Path) -> None:
@@ -790,7 +816,8 @@ def graphs(draw: st.DrawFn) -> Graph:
             populations.append(Population(f"p{i}", size, Through(1.0, values)))
         else:
             du, dv = draw(st.sampled_from([(1.0, 0.25), (1.0, 0.0), (0.5, 0.125), (1.0, 1.0)]))
-            populations.append(Population(f"p{i}", size, Lif(du, dv, 0.75, values if du == 1 or dv else 0.0)))
+            current = dyadic(size) / 4 if du < 1 and draw(st.booleans()) else 0.0
+            populations.append(Population(f"p{i}", size, Lif(du, dv, 0.75, values if du == 1 or dv else 0.0, bias_u=current)))
         projections.append(Projection(f"w{i}", before.name, f"p{i}", s, delay=draw(st.sampled_from([0, 0, 2]))))
     if isinstance(populations[-1].dynamics, Through):
         populations[-1] = replace(populations[-1], dynamics=Lif(1.0, 0.5, 0.75))
@@ -1108,11 +1135,6 @@ REFUSED: list[tuple[dict[str, Any], list[tuple[str, str]] | None, str]] = [
         plain(input=nir.Input(np.array([10**12])), fc=nir.Scale(np.ones(1))),
         None,
         r"node 'input' puts out the shape \(1000000000000,\), allowed",
-    ),
-    (
-        plain(fc=nir.Affine(weights(4, 3), np.ones(4)), out=cuba((4,))),
-        None,
-        r"node 'out' \(CubaLIF\) has a bias before a current with memory",
     ),
     (
         plain(d=nir.Delay(np.full(4, 1.5e-3))),

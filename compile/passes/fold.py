@@ -1,7 +1,8 @@
 """Fold away what has no neurons: batch normalisation, scales, pooling, chains of linear layers.
 
 A population of `Through` passes on scale * a + bias within the same step. Every way through it becomes one projection with
-the product of both matrices; its bias, seen through the outgoing weights, joins the biases of the neurons behind it.
+the product of both matrices; its bias, seen through the outgoing weights, joins the biases of the neurons behind it (of their
+current, if that has a memory).
 
     W = W_out diag(scale) W_in,    bias += W_out bias
 
@@ -46,7 +47,7 @@ class Fold:
         """See the module's text.
 
         Raises:
-            InputError: A bias before neurons whose current has a memory, or a delay that differs among folded neurons.
+            InputError: A bias before neurons that have none, or a delay that differs among folded neurons.
         """
         graph = folded(state.graph)
         names = [p.name for p in state.graph.populations if isinstance(p.dynamics, Through)]
@@ -117,10 +118,7 @@ def _with_bias(target: Population, bias: Array) -> Through | Lif:
         case Lif() if d.du == 1:
             return replace(d, bias=np.asarray(d.bias, np.float64) + bias)
         case Lif():
-            raise InputError(
-                f"fold: population {target.name!r} has du {d.du:g} and a bias before its current; the chip adds biases to the "
-                "voltage, so the current must not keep them: use du 1, or no biases"
-            )
+            return replace(d, bias_u=np.asarray(d.bias_u, np.float64) + bias)
         case _:
             raise InputError(f"fold: population {target.name!r} is {type(d).__name__}, which has no bias to fold one into")
 

@@ -16,6 +16,7 @@ import click
 import numpy as np
 
 from compile.passes.fold import folded
+from compile.passes.lower import lowered
 from compile.passes.quantize import real
 from compile.program import Program
 from lavasnn import data
@@ -165,7 +166,7 @@ class Loaded:
         wanted = precision or ("fixed" if self.kind == "program" else "float")
         if wanted == "fixed" and not self.graph.integer:
             raise InputError(f"a {self.kind} has no integers yet; run `lavasnn compile` on it, or use --precision float")
-        return real(self.graph) if wanted == "float" and self.graph.integer else folded(self.graph)
+        return real(self.graph) if wanted == "float" and self.graph.integer else lowered(folded(self.graph))
 
 
 def open_network(path: Path) -> Loaded:

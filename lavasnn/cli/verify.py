@@ -11,6 +11,7 @@ import numpy as np
 
 from compile.agreement import Agreement, agreement
 from compile.passes.fold import folded
+from compile.passes.lower import lowered
 from compile.pipeline import compile_graph
 from compile.verify import Verification, compare
 from lavasnn.cli.common import (
@@ -155,7 +156,7 @@ def _to_verify(
         other = open_network(reference)
         if other.graph.integer:
             raise InputError(f"verify: --reference {reference} holds integers; a model or a graph of real numbers is needed")
-        wanted = folded(other.graph)
+        wanted = lowered(folded(other.graph))
     else:
         wanted = network.as_precision("float")
     if network.graph.integer:

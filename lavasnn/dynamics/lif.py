@@ -2,7 +2,7 @@
 
 Real-valued (`Lif`), with a the synaptic input of the step and s the spikes sent in it:
 
-    u ← u·(1 − du) + a;    v ← v·(1 − dv) + u + bias;    s = v > vth;    v[s] ← 0
+    u ← u·(1 − du) + a + bias_u;    v ← v·(1 − dv) + u + bias;    s = v > vth;    v[s] ← 0
 
 A ternary neuron also sends s = −1 where v < vth_lo, and v ← 0 there too.
 
@@ -54,6 +54,7 @@ class Lif:
         vth: Threshold, finite and not negative; a neuron spikes where v is strictly above it.
         vth_lo: Lower threshold of a ternary neuron, finite and not positive; it sends -1 where v is strictly below it.
             None for neurons that send +1 alone.
+        bias_u: Added to u in every step, as `bias` to v; the compiler replaces it.
         bias: Added to v in every step: one number, or an array of the neurons' shape.
 
     Raises:
@@ -69,6 +70,7 @@ class Lif:
     vth: float
     bias: float | NDArray[np.floating[Any]] = 0.0
     vth_lo: float | None = None
+    bias_u: float | NDArray[np.floating[Any]] = 0.0
 
     def __post_init__(self) -> None:
         most = float_info.max
@@ -86,10 +88,11 @@ class Lif:
             if not low <= float(value) <= high:
                 raise RangeError(f"Lif: {name} = {value}; allowed is {allowed}")
             object.__setattr__(self, name, float(value))
-        bias = np.asarray(self.bias)
-        if bias.dtype.kind not in "fiu" or not np.isfinite(bias).all():
-            raise InputError(f"Lif: bias holds {_first_bad(bias)}; allowed are finite real numbers")
-        object.__setattr__(self, "bias", _frozen(bias.astype(np.float64)))
+        for name in ("bias", "bias_u"):
+            bias = np.asarray(getattr(self, name))
+            if bias.dtype.kind not in "fiu" or not np.isfinite(bias).all():
+                raise InputError(f"Lif: {name} holds {_first_bad(bias)}; allowed are finite real numbers")
+            object.__setattr__(self, name, _frozen(bias.astype(np.float64)))
 
     def __eq__(self, other: object) -> bool:
         return _same(self, other)
@@ -173,6 +176,14 @@ class LifState:
     v: Array
 
 
+def _constant(value: Any, like: Array) -> Any:
+    """A parameter as a number, or as an array of the namespace, dtype and device of `like`."""
+    if not isinstance(value, np.ndarray):
+        return value
+    xp = array_api_compat.array_namespace(like)
+    return xp.asarray(value.copy(), dtype=like.dtype, device=array_api_compat.device(like))
+
+
 def _frozen(value: NDArray[Any]) -> Any:
     """A Python number for a zero-dimensional array, else the array made read-only (it has to be a copy)."""
     if value.ndim == 0:
@@ -227,9 +238,7 @@ def step(
         InputError: An integer model was given input that is not integer.
     """
     xp = array_api_compat.array_namespace(state.u, state.v, a)
-    bias = params.bias
-    if isinstance(bias, np.ndarray):
-        bias = xp.asarray(bias.copy(), dtype=state.v.dtype, device=array_api_compat.device(state.v))
+    bias = _constant(params.bias, state.v)
     if isinstance(params, LifInt):
         if not xp.isdtype(a.dtype, "integral"):
             raise InputError(f"LifInt step: input a has dtype {a.dtype}; allowed are integers")
@@ -238,7 +247,7 @@ def step(
         v = saturate24(decay(state.v, DECAY_ONE - params.dv) + u + bias)
         unit = 1 << ALIGN_BITS
     else:
-        u = state.u * (1 - params.du) + a
+        u = state.u * (1 - params.du) + a + _constant(params.bias_u, state.v)
         v = state.v * (1 - params.dv) + u + bias
         unit = 1
     spikes = spike(v, params.vth * unit)

@@ -298,23 +298,18 @@ def _delayed(reading: Reading, path: str, feed: Feed) -> Feed:
 
 def _add_neurons(reading: Reading, path: str, feed: Feed) -> None:
     """The populations of a node with neurons, and what leads to them."""
-    cell, problems = reading.cells[path], reading.net.problems
-    if feed.bias.any() and (cell.du != 1).any():
-        kind = type(reading.net.nodes[path]).__name__
-        problems.append(
-            f"node {path!r} ({kind}) has a bias before a current with memory (tau_syn above dt); the chip adds biases to the "
-            "voltage, allowed is v_leak instead"
-        )
-        return
+    cell = reading.cells[path]
     factor, common = np.ones(len(feed.bias)), None
     if cell.threshold is not None:
         common = float(cell.threshold.max())
         factor = np.where(cell.threshold > 0, common / np.where(cell.threshold > 0, cell.threshold, 1.0), 1.0)
-    bias = (feed.bias * cell.gain + cell.bias) * factor
+    arriving = feed.bias * cell.gain * factor
+    bias = cell.bias * factor + np.where(cell.du == 1, arriving, 0.0)
     for name, neurons in reading.parts[path]:
-        own = bias[neurons]
+        own, current = bias[neurons], np.where(cell.du == 1, 0.0, arriving)[neurons]
         vth = 0.0 if cell.threshold is None or not cell.threshold[neurons].any() else common or 0.0
         d = Lif(_shared(cell.du[neurons], reading), _shared(cell.dv[neurons], reading), vth, own if own.any() else 0.0)
+        d = replace(d, bias_u=current) if current.any() else d
         reading.populations.append(Population(name, len(neurons), d))
     _connect(reading, path, feed, cell.gain * factor)
 

@@ -159,6 +159,8 @@ class _Writing:
     def _input_bias(self, p: Population) -> Array | None:
         """A population's bias as one on what arrives, shape (neuron,); None if the node itself holds it, or there is none."""
         d = p.dynamics
+        if isinstance(d, Lif) and np.any(d.bias_u):
+            return np.broadcast_to(np.asarray(d.bias_u, np.float64), (p.size,))
         if not isinstance(d, Lif | Through) or not np.any(d.bias):
             return None
         bias = np.broadcast_to(np.asarray(d.bias, np.float64), (p.size,))
@@ -190,7 +192,8 @@ class _Writing:
         limits: dict[str, Any] = {} if quiet else {"v_threshold": _full(shape, d.vth), "v_reset": np.zeros(shape)}
         if d.dv == 0:
             return (nir.I if quiet else nir.IF)(r=_full(shape, 1 / self.dt), metadata=own, **limits)
-        leak = np.zeros(shape) if self.biases[p.name] is not None else _full(shape, np.asarray(d.bias) / d.dv)
+        elsewhere = self.biases[p.name] is not None and not np.any(d.bias_u)
+        leak = np.zeros(shape) if elsewhere else _full(shape, np.asarray(d.bias) / d.dv)
         common: dict[str, Any] = {"r": _full(shape, 1 / d.dv), "v_leak": leak, "metadata": own, **limits}
         if d.du == 1:
             return (nir.LI if quiet else nir.LIF)(tau=_full(shape, self.dt / d.dv), **common)

@@ -113,5 +113,6 @@ def reach(graph: Graph, name: str) -> float:
             sends[p.name] = float(graph.encoding.levels) if graph.encoding.graded else 1.0
     d = graph.population(name).dynamics
     assert isinstance(d, Lif)
-    current = float(arriving(name).max()) * min(1 / d.du if d.du else np.inf, graph.steps)
+    constant = float(np.abs(d.bias_u).max())
+    current = (float(arriving(name).max()) + constant) * min(1 / d.du if d.du else np.inf, graph.steps)
     return (current + float(np.abs(d.bias).max())) * min(1 / d.dv if d.dv else np.inf, graph.steps)

@@ -49,10 +49,11 @@ def quiet(result: RunResult, thresholds: Mapping[str, float]) -> tuple[str, ...]
 
 
 def remarks(graph: Graph, result: RunResult) -> tuple[str, ...]:
-    """The lines of `quiet` for a network; an output whose state is read need not send."""
-    found = quiet(result, thresholds(graph))
-    read = f"population {graph.output!r} never" if graph.timing is not None or graph.read == "voltage" else None
-    return tuple(line for line in found if read is None or not line.startswith(read))
+    """The lines of `quiet` for a network; an output whose state is read need not send, and what hears nothing may always."""
+    expected = [f"population {p.name!r}: all" for p in graph.populations[1:] if not graph.arriving(p.name)]
+    if graph.timing is not None or graph.read == "voltage":
+        expected.append(f"population {graph.output!r} never")
+    return tuple(line for line in quiet(result, thresholds(graph)) if not line.startswith(tuple(expected)))
 
 
 def _range(result: RunResult, name: str, thresholds: Mapping[str, float]) -> str:

@@ -132,10 +132,9 @@ def test_scale_bias_and_delays_move_into_what_is_left() -> None:
     assert folded(graph) is graph
 
 
-def test_a_bias_before_a_current_with_memory_is_refused() -> None:
-    with pytest.raises(InputError, match=r"population 'output' has du 0\.5 and a bias before its current; .* use du 1"):
-        folded(through(du=0.5))
-    assert len(folded(through(bias=0.0, du=0.5)).projections) == 1
+def test_a_bias_before_a_current_with_memory_joins_the_current() -> None:
+    neuron = folded(through(du=0.5)).population("output").dynamics
+    assert (neuron.bias, neuron.bias_u.tolist()) == (0.0, [0.5, 0.0])
 
 
 def test_what_cannot_be_folded_is_refused() -> None:

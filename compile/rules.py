@@ -14,8 +14,9 @@ from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
-from lavasnn.ir import Graph, Source, Through
-from lavasnn.synapses import Dense, Transposed
+from lavasnn.ir import Coincidence, Graph, Source, Through
+from lavasnn.paths import loops
+from lavasnn.synapses import Conv, Dense, Owned, Sparse, Transposed
 
 Rule = Callable[[Graph, Target], Iterator[str]]
 
@@ -106,18 +107,46 @@ def loops_take_time(graph: Graph, target: Target) -> Iterator[str]:
             ahead.setdefault(p.source, []).append(p.target)
     done: set[str] = set()
 
-    def loops(name: str, way: tuple[str, ...]) -> bool:
+    def turns(name: str, way: tuple[str, ...]) -> bool:
         if name in way:
             return True
         if name in done:
             return False
         done.add(name)
-        return any(loops(n, (*way, name)) for n in ahead.get(name, []))
+        return any(turns(n, (*way, name)) for n in ahead.get(name, []))
 
     for name in ahead:
-        if loops(name, ()):
+        if turns(name, ()):
             yield f"population {name!r} is part of a loop without any neuron or delay in it"
             return
+
+
+def pairs_of_spikes(graph: Graph, target: Target) -> Iterator[str]:
+    """A pair joins two spikes of 0 or 1: a product of anything else is no logical AND."""
+    rank = loops([p.name for p in graph.populations], [(q.source, q.target) for q in graph.projections])
+    for p in graph.populations:
+        if not isinstance(p.dynamics, Coincidence):
+            continue
+        arriving = graph.arriving(p.name)
+        for q in arriving:
+            d = graph.population(q.source).dynamics
+            binary = isinstance(d, Lif) and d.vth_lo is None
+            if not binary and not (isinstance(d, Source) and not graph.encoding.graded):
+                kind = "graded input" if isinstance(d, Source) else type(d).__name__
+                yield f"population {p.name!r} joins pairs of what {q.source!r} sends ({kind}); pairs need spikes of 0 or 1"
+        if len(arriving) != 1 or not _picks_two(graph.synapses(arriving[0])):
+            yield f"population {p.name!r}: each pair receives from exactly two neurons of one population, with weights of 1"
+        if any(rank[q.source] == rank[p.name] for q in arriving):
+            yield f"population {p.name!r} is on a loop with what it joins; a pair takes a step, which would change the loop"
+
+
+def _picks_two(s: Owned) -> bool:
+    """Whether every receiver (of a kernel: every channel) has two weights of 1 and no other."""
+    rows = s.weight.reshape(len(s.weight), -1) if isinstance(s, Dense | Conv) else None
+    if rows is None:
+        assert isinstance(s, Sparse)
+        return bool((s.weight == 1).all() and (np.diff(s.start) == 2).all())
+    return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(axis=1) == 2).all())
 
 
 def weights_on_grid(graph: Graph, target: Target) -> Iterator[str]:
@@ -186,6 +215,7 @@ BEFORE: tuple[Rule, ...] = (
     diffpc_is_plain,
     delays_in_range,
     loops_take_time,
+    pairs_of_spikes,
 )
 AFTER: tuple[Rule, ...] = (*BEFORE, weights_on_grid, exponents_in_range, registers, states)
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
 
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import ConfigError, InputError
@@ -31,7 +32,7 @@ class DataSection(_Section):
         name: "digits", "mnist" or "fashion_mnist".
         validation: Training images held out to choose settings on; 0 trains on all.
         limit: Use only that many training images (0: all).
-        input_exponent: A pixel p becomes the activity p * 2**input_exponent; None maps the largest pixel near 4.
+        input_exponent: DiffPC: a pixel p becomes the activity p * 2**input_exponent; None maps the largest pixel near 4.
     """
 
     name: Literal["digits", "mnist", "fashion_mnist"] = "digits"
@@ -41,16 +42,68 @@ class DataSection(_Section):
 
 
 class NetworkSection(_Section):
-    """Hidden layer sizes, input side first."""
+    """Hidden layer sizes, input side first, and the neurons of all layers."""
 
     hidden: tuple[int, ...] = Field(default=(400,), strict=False)
+    neuron: Literal["diffpc", "lif", "dlif"] = "diffpc"
+
+    @property
+    def spiking(self) -> bool:
+        """Whether its neurons are LIF or DLIF, which run through time."""
+        return self.neuron != "diffpc"
+
+
+MOST_PAIRS = 2**24
+"""Of a layer."""
+
+
+def _pairs(value: Any) -> int | tuple[int, ...]:
+    several = isinstance(value, list | tuple)
+    each: tuple[Any, ...] = tuple(value) if several else (value,)
+    least = 0 if several else 1
+    if not each or any(isinstance(n, bool) or not isinstance(n, int) or not least <= n <= MOST_PAIRS for n in each):
+        raise PydanticCustomError(
+            "pairs",
+            "allowed are an integer 1..{most}, or a list of integers 0..{most}, one for each layer",
+            {"most": MOST_PAIRS},
+        )
+    return each if several else each[0]
+
+
+class SpikingSection(_Section):
+    """Networks of LIF and DLIF neurons.
+
+    Attributes:
+        steps: Steps that each image is shown for.
+        dv: Share of the voltage that leaks away in a step.
+        du: Share of the current that leaks away in a step; 1 means no synaptic memory.
+        vth: Threshold.
+        surrogate: Whose derivative stands for that of a spike.
+        code: How pixels become input, see `lavasnn.encode`.
+        pairs: DLIF: pairs of inputs in each layer, or a list with a number for each layer; a layer with 0 is plain LIF. With
+            the direct code the first layer always is, for pairs need spikes.
+        pair_choice: How the first layer's pairs are chosen: by the classes' covariances, at random, or at random among
+            inputs that spike. Hidden spikes say nothing before training, so deeper layers draw at random.
+        bias: Whether neurons have biases.
+    """
+
+    steps: int = Field(default=4, ge=1, le=1000)
+    dv: float = Field(default=0.5, ge=0, le=1)
+    du: float = Field(default=1.0, ge=0, le=1)
+    vth: float = Field(default=1.0, gt=0)
+    surrogate: Literal["atan", "triangle", "sigmoid"] = "atan"
+    code: Literal["bernoulli", "direct", "latency"] = "bernoulli"
+    pairs: Annotated[int | tuple[int, ...], PlainValidator(_pairs)] = 128
+    pair_choice: Literal["covariance", "random", "active"] = "covariance"
+    bias: bool = False
 
 
 class TrainingSection(_Section):
     """How to train.
 
     Attributes:
-        method: "diffpc", or a baseline of the same architecture: "backprop", "predictive-coding".
+        method: "diffpc", or a baseline of the same architecture: "backprop", "predictive-coding". Networks of LIF and DLIF
+            have "bptt" alone, and it is their default.
         form: "collapsed" (a cycle at a time) or "literal" (every step).
         dropout: Fraction of neurons dropped in each hidden layer; input_dropout the same for the input.
         shift: Each image moves by up to this many pixels in both directions.
@@ -60,7 +113,7 @@ class TrainingSection(_Section):
         iterations: Relaxation steps of float predictive coding, and relaxation_rate their size.
     """
 
-    method: Literal["diffpc", "backprop", "predictive-coding"] = "diffpc"
+    method: Literal["diffpc", "backprop", "predictive-coding", "bptt"] = "diffpc"
     form: Literal["collapsed", "literal"] = "collapsed"
     epochs: int = Field(default=10, ge=1)
     batch: int = Field(default=128, ge=1)
@@ -96,39 +149,91 @@ class RunConfig(_Section):
     Attributes:
         name: Of the run and its files.
         seeds: One run each; a single run uses the first.
-        baselines: Methods that a summary compares with.
+        baselines: What a summary compares with. DiffPC: methods. DLIF: "lif", the same network without pairs, and
+            "lif-wide", see `lavasnn.learning.backprop.widened`.
         choose: How its settings are chosen; no part of what a run does.
         threads: Of torch.
-        timing: Fields of `lavasnn.dynamics.diffpc.Timing`.
+        timing: Of DiffPC alone: fields of `lavasnn.dynamics.diffpc.Timing`.
+        spiking: Of LIF and DLIF alone.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
     seeds: tuple[Seed, ...] = Field(default=(0,), strict=False, min_length=1)
-    baselines: tuple[Literal["backprop", "predictive-coding"], ...] = Field(default=(), strict=False)
+    baselines: tuple[Literal["backprop", "predictive-coding", "lif", "lif-wide"], ...] = Field(default=(), strict=False)
     threads: int = Field(default=1, ge=1, le=64)
     data: DataSection = DataSection()
     network: NetworkSection = NetworkSection()
     training: TrainingSection = TrainingSection()
     timing: Timing = Timing()
+    spiking: SpikingSection = SpikingSection()
     choose: ChooseSection = ChooseSection()
+
+    @property
+    def label(self) -> str:
+        """What tells its files and results from those of its baselines: the neuron if it spikes, else the method."""
+        return self.network.neuron if self.network.spiking else self.training.method
 
     def with_training(self, **changes: Any) -> RunConfig:
         """The same run with other training entries.
 
         Raises:
-            ConfigError: An unknown entry or a value out of range.
+            ConfigError: An unknown entry, a value out of range, or one that means nothing to the network.
         """
         try:
             training = TrainingSection.model_validate(self.training.model_dump() | changes)
         except ValidationError as error:
             raise ConfigError("training: " + "; ".join(_complaint(e, TrainingSection) for e in error.errors())) from None
-        return self.model_copy(update={"training": training})
+        changed = self.model_copy(update={"training": training})
+        if wrong := _misplaced(changed):
+            raise ConfigError("; ".join(wrong))
+        return changed
+
+    def with_lif(self, hidden: tuple[int, ...]) -> RunConfig:
+        """The same run with plain LIF neurons and other hidden layers."""
+        network = NetworkSection(hidden=hidden, neuron="lif")
+        return self.model_copy(update={"network": network, "baselines": ()})
+
+
+METHODS = {"diffpc": ("diffpc", "backprop", "predictive-coding"), "lif": ("bptt",), "dlif": ("bptt",)}
+BASELINES = {"diffpc": ("backprop", "predictive-coding"), "lif": (), "dlif": ("lif", "lif-wide")}
+
+
+def _misplaced(config: RunConfig) -> list[str]:
+    """Entries that mean nothing to the configuration's neurons."""
+    neuron, t = config.network.neuron, config.training
+    found: list[str] = []
+    if t.method not in METHODS[neuron]:
+        allowed = ", ".join(repr(m) for m in METHODS[neuron])
+        found.append(f"training.method is {t.method!r}, with neuron {neuron!r} allowed is {allowed}")
+    for name in config.baselines:
+        if name not in BASELINES[neuron]:
+            allowed = ", ".join(repr(b) for b in BASELINES[neuron]) or "none"
+            found.append(f"baselines has {name!r}, with neuron {neuron!r} allowed is {allowed}")
+    if not config.network.spiking:
+        return found
+    if t.dropout or t.input_dropout:
+        name = "dropout" if t.dropout else "input_dropout"
+        found.append(f"training.{name} is {getattr(t, name)}, with neuron {neuron!r} allowed is 0")
+    if config.data.input_exponent is not None:
+        found.append(f"data.input_exponent is {config.data.input_exponent}, which neuron {neuron!r} does not have")
+    pairs, layers = config.spiking.pairs, len(config.network.hidden) + 1
+    if neuron == "dlif" and isinstance(pairs, tuple):
+        if len(pairs) != layers:
+            found.append(f"spiking.pairs has {len(pairs)} numbers, the network {layers} layers")
+        elif not any(pairs):
+            found.append("spiking.pairs has 0 pairs in all layers, which is neuron 'lif'")
+        elif config.spiking.code == "direct" and pairs[0]:
+            found.append(f"spiking.pairs[0] is {pairs[0]}; with code 'direct' it has to be 0, for pairs need spikes")
+    if neuron == "dlif" and config.spiking.code == "direct" and layers == 1:
+        found.append("network.hidden is empty; with code 'direct' a dlif network needs a hidden layer, for pairs need spikes")
+    return found
 
 
 _SECTIONS: dict[str, type[_Section]] = {
     "data": DataSection,
     "network": NetworkSection,
     "training": TrainingSection,
+    "spiking": SpikingSection,
     "choose": ChooseSection,
 }
 
@@ -137,11 +242,12 @@ def parse(entries: dict[str, Any], where: str) -> RunConfig:
     """Check a configuration read from anywhere.
 
     Raises:
-        ConfigError: An unknown name, a wrong type or a value out of range; names the entry and `where`.
+        ConfigError: An unknown name, a wrong type, a value out of range, or an entry that means nothing to the network; names
+            it and `where`.
     """
     try:
         timing = Timing(**_timing(entries.get("timing", {}), where))
-        config = RunConfig.model_validate({**entries, "timing": timing})
+        config = RunConfig.model_validate({**_with_method(entries), "timing": timing})
     except ValidationError as error:
         raise ConfigError(f"{where}: " + "; ".join(_complaint(e) for e in error.errors())) from None
     except InputError as error:
@@ -149,12 +255,26 @@ def parse(entries: dict[str, Any], where: str) -> RunConfig:
     for i, size in enumerate(config.network.hidden):
         if size < 1:
             raise ConfigError(f"{where}: network.hidden[{i}] is {size}; a layer needs at least 1 neuron")
+    wrong = _misplaced(config)
+    foreign = "timing" if config.network.spiking else "spiking"
+    if foreign in entries:
+        wrong.insert(0, f"there is a section {foreign}, which neuron {config.network.neuron!r} does not have")
+    if wrong:
+        raise ConfigError(f"{where}: " + "; ".join(wrong))
     for i, changes in enumerate(config.choose.candidates):
         try:
             config.with_training(**changes)
         except ConfigError as error:
             raise ConfigError(f"{where}: choose.candidates[{i}]: {error}") from None
     return config
+
+
+def _with_method(entries: dict[str, Any]) -> dict[str, Any]:
+    """The same entries, with backpropagation through time as the method of a spiking network that names none."""
+    network, training = entries.get("network", {}), entries.get("training", {})
+    if not isinstance(network, dict) or not isinstance(training, dict) or network.get("neuron") not in ("lif", "dlif"):
+        return entries
+    return {**entries, "training": {"method": "bptt", **training}}
 
 
 def _timing(entries: Any, where: str) -> dict[str, Any]:
@@ -209,6 +329,7 @@ __all__ = [
     "DataSection",
     "NetworkSection",
     "RunConfig",
+    "SpikingSection",
     "TrainingSection",
     "load",
     "parse",

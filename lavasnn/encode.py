@@ -1,11 +1,14 @@
 """How pixels become the inputs of a network, bit for bit the same in every executor.
 
-Three codes:
+Five codes:
 
     value       x[i, f]    = pixel[i, f] · 2^scale_exponent                a target activity, exact in float64
     bernoulli   s[i, t, f] = 1 with probability pixel[i, f] / levels       one independent draw for each step
+    latency     s[i, t, f] = [t = ⌊(levels − pixel[i, f]) · T / levels⌋]   one spike in T steps, the brighter the earlier
+    direct      s[i, t, f] = pixel[i, f]                                   a graded payload, the same in every step
     given       s[i, t, f] = sample[i, t, f]                               recorded messages, shown as they are
 
+The latency code is in integers: the pixel `levels` spikes at step 0, the pixel 0 would at step T, so it never does.
 The draws come from a counter-based generator: a draw is a hash of (seed, sample index, step, feature) and of nothing
 else, so it does not matter which samples share a batch, how many steps follow or which process asks.
 
@@ -61,24 +64,26 @@ class Encoding:
     """The rule that turns pixels into inputs.
 
     Args:
-        kind: "value" (activities), "bernoulli" (random spikes) or "given" (the samples are messages already).
+        kind: "value" (activities), "bernoulli" (random spikes), "latency" (one spike), "direct" (payloads) or "given" (the
+            samples are messages already).
         scale_exponent: For "value": activity = pixel · 2^scale_exponent, -32..32. Has to be 0 for the others.
-        levels: Largest pixel value, 1..255; for "bernoulli" the one that spikes in every step. For "given" the largest
-            magnitude of a payload, 1..2^23 - 1; 1 means spikes.
+        levels: Largest pixel value, 1..255; for "bernoulli" the one that spikes in every step, for "latency" in the first.
+            For "given" the largest magnitude of a payload, 1..2^23 - 1; 1 means spikes.
         seed: For "bernoulli": chooses the random numbers, 0..2^63-1.
 
     Raises:
         InputError: A field has the wrong type or lies outside its range.
     """
 
-    kind: Literal["value", "bernoulli", "given"]
+    kind: Literal["value", "bernoulli", "latency", "direct", "given"]
     scale_exponent: int = 0
     levels: int = 255
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("value", "bernoulli", "given"):
-            raise InputError(f"encoding: kind is {self.kind!r}, allowed are 'value', 'bernoulli' and 'given'")
+        if self.kind not in ("value", "bernoulli", "latency", "direct", "given"):
+            allowed = "'value', 'bernoulli', 'latency', 'direct' and 'given'"
+            raise InputError(f"encoding: kind is {self.kind!r}, allowed are {allowed}")
         _check_int("scale_exponent", self.scale_exponent, -MAX_SCALE_EXPONENT, MAX_SCALE_EXPONENT)
         _check_int("levels", self.levels, 1, MAX_PAYLOAD if self.kind == "given" else MAX_LEVELS)
         _check_int("seed", self.seed, 0, MAX_SEED)
@@ -90,17 +95,18 @@ class Encoding:
     @property
     def graded(self) -> bool:
         """Whether inputs carry payloads beyond -1..1."""
-        return self.kind == "given" and self.levels > 1
+        return self.kind in ("direct", "given") and self.levels > 1
 
     def messages(
         self, samples: NDArray[np.integer[Any]], sample_indices: Sequence[int] | NDArray[np.integer[Any]], steps: int
     ) -> NDArray[Any]:
-        """Messages of a network's input: drawn ("bernoulli", see `spikes`) or as they are given.
+        """Messages of a network's input: drawn ("bernoulli", see `spikes`), timed or repeated, or as they are given.
 
         Args:
             samples: Pixels (sample, feature), or given messages (sample, step, feature): integers up to `levels`.
             sample_indices: See `spikes`.
-            steps: Number of steps; given samples that are shorter go on in silence, longer ones are refused.
+            steps: Number of steps, which "latency" spreads its spikes over; given samples that are shorter go on in silence,
+                longer ones are refused.
 
         Returns:
             Shape (sample, step, feature): bool, int8 if given spikes have signs, int32 if they carry payloads.
@@ -108,6 +114,14 @@ class Encoding:
         Raises:
             InputError: The encoding is of the kind "value", or the samples are not as said.
         """
+        if self.kind in ("latency", "direct"):
+            _check_int("steps", steps, 1, MAX_STEPS)
+            pixels = self._checked(samples).astype(np.int32)[:, None, :]
+            if self.kind == "direct":
+                shape = (len(pixels), steps, pixels.shape[2])
+                return np.broadcast_to(pixels, shape).astype(np.int32 if self.graded else np.bool_)
+            due = (self.levels - pixels).astype(np.int64) * steps // self.levels
+            return due == np.arange(steps)[:, None]
         if self.kind != "given":
             return self.spikes(samples, sample_indices, steps)
         given = np.asarray(samples)

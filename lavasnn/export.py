@@ -16,10 +16,11 @@ from lavasnn.dynamics.lif import Lif
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
-from lavasnn.ir import Graph, Population, Projection, Source, Through
+from lavasnn.ir import Coincidence, Graph, Population, Projection, Source, Through
 from lavasnn.nn import diffpc as nn_diffpc
+from lavasnn.nn import dlif as nn_dlif
 from lavasnn.nn import lif as nn_lif
-from lavasnn.synapses import Conv, Dense, Owned, Transposed, average_pool, one_to_one
+from lavasnn.synapses import Conv, Dense, Owned, Sparse, Transposed, average_pool, one_to_one
 
 Neuron = Lif | Timing
 
@@ -40,7 +41,8 @@ def to_graph(
 
     Args:
         model: DiffPC: Linear and `DiffPC` in turn; a `DiffPC("input")` may come first, the last is a `DiffPC("output")`. LIF:
-            any number of Linear, Conv2d, BatchNorm1d/2d (as in evaluation), AvgPool2d, Flatten and Dropout between `LIF`s.
+            any number of Linear, Conv2d, BatchNorm1d/2d (as in evaluation), AvgPool2d, Flatten and Dropout between `LIF`s; a
+            `DLIF` or `ConvDLIF`, or a `PairPool`, `PrivatePairs` or `PairConv2d`, only upon spikes.
         encoding: How images become input; None means pixels / 64 for DiffPC and Bernoulli spikes for LIF.
         steps: Steps a sample takes; needed for LIF, unused for DiffPC.
         image: Channels, rows and columns of the input; needed before a Conv2d or AvgPool2d.
@@ -50,7 +52,9 @@ def to_graph(
     """
     if not isinstance(model, nn.Sequential):
         raise InputError(f"to_graph: the model is a {type(model).__name__}, an nn.Sequential is needed")
-    if any(isinstance(m, nn_lif.LIF) for m in model) and not any(isinstance(m, nn_diffpc.DiffPC) for m in model):
+    if any(isinstance(m, nn_lif.LIF | nn_dlif.DLIF | nn_dlif.ConvDLIF) for m in model) and not any(
+        isinstance(m, nn_diffpc.DiffPC) for m in model
+    ):
         return _lif_graph(model, encoding, steps, image)
     places = [(i, m) for i, m in enumerate(model) if not isinstance(m, nn.Dropout | nn.Flatten | nn.Identity)]
     shown = places.pop(0)[1] if places and getattr(places[0][1], "role", "") == "input" else None
@@ -67,15 +71,15 @@ def to_graph(
     return from_layers(layers, encoding, steps)
 
 
-def _parameters(layer: nn.Linear | nn.Conv2d) -> tuple[NDArray[Any], NDArray[Any]]:
+def _parameters(layer: nn.Module) -> tuple[NDArray[Any], NDArray[Any]]:
     """Weight and bias, zeros without one."""
-    weight = array(layer.weight)
-    bias = layer.bias
-    return weight, np.zeros(len(weight)) if bias is None else array(bias)  # pyright: ignore[reportUnnecessaryComparison]
+    weight, bias = array(layer.weight), layer.bias
+    return weight, np.zeros(len(weight)) if bias is None else array(bias)
 
 
 def _lif_graph(model: nn.Sequential, encoding: Encoding | None, steps: int, image: tuple[int, int, int] | None) -> Graph:
     """Graph of a torch model with LIF neurons; `chain` follows the layers, `shape` what a sample looks like between them."""
+    model = _flat(model)
     chain = Chain()
     shape: tuple[int, ...] | None = image
     last = max(i for i, m in enumerate(model) if isinstance(m, nn_lif.LIF))
@@ -92,6 +96,18 @@ def _lif_graph(model: nn.Sequential, encoding: Encoding | None, steps: int, imag
                     raise InputError(f"{where} of {weight.shape[1]} inputs, it gets {int(np.prod(shape))}")
                 chain.linear(Dense(weight), bias)
                 shape = (len(weight),)
+            case nn_dlif.PairPool() | nn_dlif.PrivatePairs():
+                weight, bias = _parameters(module)
+                if shape is not None and int(np.prod(shape)) != weight.shape[1]:
+                    raise InputError(f"{where} of {weight.shape[1]} inputs, it gets {int(np.prod(shape))}")
+                chain.pair_pool(Dense(weight), bias, *_pairs(module, weight.shape[1]))
+                shape = (len(weight),)
+            case nn_dlif.PairConv2d():
+                if shape is None or len(shape) != 3:
+                    raise InputError(f"{where}, which needs images; give image=(channels, rows, columns) of the input")
+                synapses, bias = _image_layer(module, shape, where)
+                chain.pair_pool(synapses, bias, *_pair_maps(module, synapses))
+                shape = synapses.image_out
             case nn.Conv2d() | nn.AvgPool2d():
                 if shape is None or len(shape) != 3:
                     raise InputError(f"{where}, which needs images; give image=(channels, rows, columns) of the input")
@@ -107,18 +123,60 @@ def _lif_graph(model: nn.Sequential, encoding: Encoding | None, steps: int, imag
             case nn_lif.LIF():
                 if chain.pending is None:
                     raise InputError(f"{where}, a Linear or Conv2d is needed before it")
+                if module.reset != "hard":
+                    raise InputError(f"{where} with a soft reset, which Lava's LIF has not; allowed is 'hard'")
                 chain.neuron(Lif(float(module.du), float(module.dv), float(module.vth)), i == last)
             case _:
                 raise InputError(
                     f"{where}; known are Linear, Conv2d, BatchNorm1d, BatchNorm2d, AvgPool2d, Flatten, Dropout and "
-                    "lavasnn.nn's DiffPC and LIF"
+                    "lavasnn.nn's DiffPC, LIF, DLIF, ConvDLIF, PairPool, PrivatePairs and PairConv2d"
                 )
     if chain.pending is not None:
         raise InputError(f"to_graph: the model ends with {type(model[-1]).__name__}, a neuron is needed there")
     return chain.graph(encoding, steps)
 
 
-def _image_layer(module: nn.Conv2d | nn.AvgPool2d, shape: tuple[int, ...], where: str) -> tuple[Conv, NDArray[Any]]:
+def _flat(model: nn.Sequential) -> nn.Sequential:
+    """The same layers with every `DLIF` as its synapses and its neurons."""
+    layers: list[nn.Module] = []
+    for module in model:
+        layers += [module.synapses, module.neuron] if isinstance(module, nn_dlif.DLIF | nn_dlif.ConvDLIF) else [module]
+    return nn.Sequential(*layers)
+
+
+def _pairs(module: nn_dlif.PairPool | nn_dlif.PrivatePairs, n: int) -> tuple[Sparse, Owned]:
+    """Which two inputs each pair joins, and the weights of pairs; private pairs that are equal become one."""
+    pairs, k = module.pairs.detach().cpu().numpy(), array(module.k)
+    if isinstance(module, nn_dlif.PairPool):
+        return _select(pairs, n), Dense(k)
+    pool, index = np.unique(pairs.reshape(-1, 2), axis=0, return_inverse=True)
+    mine = index.reshape(k.shape)
+    order = np.argsort(mine, axis=1)
+    rows = np.arange(len(k) + 1, dtype=np.int64) * k.shape[1]
+    weights = np.take_along_axis(k, order, axis=1).reshape(-1)
+    senders = np.take_along_axis(mine, order, axis=1).reshape(-1).astype(np.int32)
+    return _select(pool, n), Sparse(weights, senders, rows, len(pool))
+
+
+def _select(pairs: NDArray[Any], n: int) -> Sparse:
+    senders = np.sort(pairs, axis=1).reshape(-1).astype(np.int32)
+    return Sparse(np.ones(len(senders)), senders, np.arange(len(pairs) + 1, dtype=np.int64) * 2, n)
+
+
+def _pair_maps(module: nn_dlif.PairConv2d, synapses: Conv) -> tuple[Conv, Conv]:
+    """Pairs of the receptive field as a convolution with two weights of 1, and the weights of pairs at each position."""
+    pairs, k = module.pairs.detach().cpu().numpy(), array(module.k)
+    kernel = np.zeros((len(pairs), synapses.image[0], *synapses.weight.shape[2:]))
+    at = np.arange(len(pairs))
+    for c, y, x in (pairs[:, :3].T, pairs[:, 3:].T):
+        kernel[at, c, y, x] = 1.0
+    select = Conv(kernel, synapses.image, synapses.stride, synapses.padding, synapses.dilation)
+    return select, Conv(k[:, :, None, None], select.image_out)
+
+
+def _image_layer(
+    module: nn.Conv2d | nn.AvgPool2d | nn_dlif.PairConv2d, shape: tuple[int, ...], where: str
+) -> tuple[Conv, NDArray[Any]]:
     channels, rows, columns = shape
     if isinstance(module, nn.AvgPool2d):
         if module.ceil_mode or module.divisor_override is not None or not module.count_include_pad:
@@ -126,13 +184,13 @@ def _image_layer(module: nn.Conv2d | nn.AvgPool2d, shape: tuple[int, ...], where
         size, padding = _pair(module.kernel_size), _pair(module.padding)
         pool = average_pool((channels, rows, columns), size, _pair(module.stride), padding)
         return pool, np.zeros(channels)
-    if module.padding_mode != "zeros" or isinstance(module.padding, str):
-        raise InputError(f"{where} with padding {module.padding!r} ({module.padding_mode}); allowed are numbers, with zeros")
+    if getattr(module, "padding_mode", "zeros") != "zeros" or isinstance(module.padding, str):
+        raise InputError(f"{where} with padding {module.padding!r} ; allowed are numbers, with zeros")
     if module.in_channels != channels:
         raise InputError(f"{where} of {module.in_channels} channels, it gets {channels}")
     weight, bias = _parameters(module)
     pairs = (_pair(module.stride), _pair(module.padding), _pair(module.dilation))
-    return Conv(weight, (channels, rows, columns), *pairs, module.groups), bias
+    return Conv(weight, (channels, rows, columns), *pairs, getattr(module, "groups", 1)), bias
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -156,26 +214,43 @@ class Chain:
         self.populations: list[Population] = []
         self.projections: list[Projection] = []
         self.pending: Owned | None = None
+        self.pairs: tuple[str, Owned] | None = None  # what else arrives there: a population of pairs and its synapses
         self.bias: NDArray[Any] = np.zeros(0)
-        self.hidden = 0
+        self.hidden = self.layers = 0
+        self.heard = ""  # the population before the pairs
 
     def linear(self, synapses: Owned, bias: NDArray[Any]) -> None:
         """Weighted sums; `bias` has one entry for each receiver, or for each of a convolution's channels."""
         if not self.populations:
             self.populations.append(Population("input", synapses.shape[1], Source()))
         if self.pending is not None:
-            self._close(Through(bias=self.bias), f"linear{len(self.projections) + 1}")
+            self._close(Through(bias=self.bias), f"linear{self.layers + 1}")
         self.pending = synapses
         self.bias = np.repeat(bias, int(np.prod(synapses.image_out[1:]))) if isinstance(synapses, Conv) else bias
+
+    def pair_pool(self, synapses: Owned, bias: NDArray[Any], select: Owned, weight: Owned) -> None:
+        """Weighted sums of spikes and of pairs of them; `select` has each pair's two senders, `weight` what pairs add.
+
+        Raises:
+            InputError: Something other than neurons or the input comes before.
+        """
+        if self.pending is not None:
+            raise InputError("to_graph: a pair pool has to follow neurons or the input; pairs need spikes of 0 or 1")
+        self.linear(synapses, bias)
+        source, name = self.populations[-1].name, f"pairs{self.hidden + 1}"
+        self.populations.append(Population(name, select.shape[0], Coincidence()))
+        self.projections.append(Projection(f"{name}-of", source, name, select))
+        self.pairs, self.heard = (name, weight), source
 
     def affine(self, scale: NDArray[Any], shift: NDArray[Any]) -> None:
         """Each value scaled and shifted."""
         if self.pending is not None:
-            self._close(Through(scale, scale * self.bias + shift), f"linear{len(self.projections) + 1}")
+            self._close(Through(scale, scale * self.bias + shift), f"linear{self.layers + 1}")
         elif self.populations:
             n = self.populations[-1].size
+            self.layers += 1
             self.projections.append(
-                Projection(f"w{len(self.projections) + 1}", self.populations[-1].name, f"scale{n}", one_to_one(np.ones(n)))
+                Projection(f"w{self.layers}", self.populations[-1].name, f"scale{n}", one_to_one(np.ones(n)))
             )
             self.populations.append(Population(f"scale{n}", n, Through(scale, shift)))
         n = self.populations[-1].size
@@ -189,10 +264,13 @@ class Chain:
 
     def _close(self, dynamics: Through | Lif, name: str) -> None:
         assert self.pending is not None
-        source = self.populations[-1].name
+        source = self.populations[-1].name if self.pairs is None else self.heard
         self.populations.append(Population(name, self.pending.shape[0], dynamics))
-        self.projections.append(Projection(f"w{len(self.projections) + 1}", source, name, self.pending))
-        self.pending = None
+        self.layers += 1
+        self.projections.append(Projection(f"w{self.layers}", source, name, self.pending))
+        if self.pairs is not None:
+            self.projections.append(Projection(f"k{self.layers}", self.pairs[0], name, self.pairs[1]))
+        self.pending = self.pairs = None
 
     def graph(self, encoding: Encoding | None, steps: int) -> Graph:
         """The graph of all layers."""

@@ -48,9 +48,22 @@ class Through:
     bias: Any = 0.0
 
 
+@dataclass(frozen=True)
+class Coincidence:
+    """Pairs of spikes: sends 1 where both of a pair arrive within the same step; the compiler makes neurons of it.
+
+    Each receives from two neurons that send spikes, with weights of 1.
+    """
+
+    MESSAGES: ClassVar[tuple[str, ...]] = ("s",)
+    INPUTS: ClassVar[tuple[str, ...]] = ("a",)
+
+
+Instant = Through | Coincidence
+"""What takes no step; no executor runs it."""
 Spiking = Lif | LifInt | Graded | GradedInt
 """Neurons that receive "a" and send "s": stock processes of Lava."""
-Dynamics = Source | Through | Spiking | DiffPC | DiffPCInt
+Dynamics = Source | Instant | Spiking | DiffPC | DiffPCInt
 
 
 @dataclass(frozen=True)
@@ -168,7 +181,7 @@ class Graph:
     @property
     def integer(self) -> bool:
         """True once all numbers are the chip's."""
-        return not any(isinstance(p.dynamics, Lif | Graded | DiffPC | Through) for p in self.populations) and not any(
+        return not any(isinstance(p.dynamics, Lif | Graded | DiffPC | Instant) for p in self.populations) and not any(
             getattr(p.synapses, "grid", True) is None for p in self.projections
         )
 
@@ -202,7 +215,7 @@ class Graph:
             for q in self.arriving(p.name):
                 if q.source not in opens or np.ndim(q.delay):
                     return None
-                found.add(opens[q.source] + (0 if isinstance(p.dynamics, Through) else 1) + int(q.delay))
+                found.add(opens[q.source] + (0 if isinstance(p.dynamics, Instant) else 1) + int(q.delay))
             if len(found) > 1:
                 return None
             opens[p.name] = found.pop() if found else 0
@@ -240,6 +253,7 @@ GRAPH_TYPES: dict[str, type] = {
         Projection,
         Source,
         Through,
+        Coincidence,
         Lif,
         LifInt,
         Graded,

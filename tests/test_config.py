@@ -92,10 +92,11 @@ def test_nothing_written_means_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, allowed",
     [
-        ("epocs = 3", "name, seeds, baselines, threads, data, network, training, timing"),
+        ("epocs = 3", "name, seeds, baselines, threads, data, network, training, timing, spiking, choose"),
         ("[training]\nepocs = 3", "method, form, epochs, batch, optimizer"),
         ("[data]\nnmae = 'digits'", "name, validation, limit, input_exponent"),
-        ("[network]\nhiden = [3]", "hidden"),
+        ("[network]\nhiden = [3]", "hidden, neuron"),
+        ("[spiking]\nstpes = 3", "steps, dv, du, vth, surrogate, code, pairs, pair_choice, bias"),
         ("[timing]\nmm = 3", "m, n, m_error, init_cycles"),
         ("[trainning]\nepochs = 3", "name, seeds, baselines"),
     ],
@@ -119,7 +120,7 @@ def test_a_mistyped_name_is_refused_with_the_allowed_ones(tmp_path: Path, text: 
         ("[training]\nlearning_rate = nan", "training.learning_rate is nan"),
         ("[training]\nclip_norm = inf", "training.clip_norm is inf: input should be a finite number"),
         ("[training]\ndropout = 1.0", "training.dropout is 1.0: input should be less than 1"),
-        ("[training]\nmethod = 'magic'", "training.method is 'magic': input should be 'diffpc', 'backprop' or"),
+        ("[training]\nmethod = 'magic'", "training.method is 'magic': input should be 'diffpc', 'backprop', "),
         ("training = 3", "training is 3"),
         ("[network]\nhidden = [8, 0]", "network.hidden[1] is 0; a layer needs at least 1 neuron"),
         ("[network]\nhidden = [-8]", "network.hidden[0] is -8; a layer needs at least 1 neuron"),
@@ -148,6 +149,91 @@ def test_a_mistyped_name_is_refused_with_the_allowed_ones(tmp_path: Path, text: 
 )
 def test_a_value_out_of_range_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
     assert refusal(tmp_path, text).startswith(words)
+
+
+PAIRS = "allowed are an integer 1..16777216, or a list of integers 0..16777216, one for each layer"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("steps = 0", "spiking.steps is 0: input should be greater than or equal to 1"),
+        ("dv = 1.5", "spiking.dv is 1.5: input should be less than or equal to 1"),
+        ("du = -0.1", "spiking.du is -0.1"),
+        ("vth = 0", "spiking.vth is 0: input should be greater than 0"),
+        ("surrogate = 'tanh'", "spiking.surrogate is 'tanh': input should be 'atan', 'triangle' or 'sigmoid'"),
+        ("code = 'rate'", "spiking.code is 'rate': input should be 'bernoulli', 'direct' or 'latency'"),
+        ("pair_choice = 'best'", "spiking.pair_choice is 'best': input should be 'covariance', 'random' or 'active'"),
+        ("bias = 1", "spiking.bias is 1: input should be a valid boolean"),
+        ("pairs = 0", f"spiking.pairs is 0: {PAIRS}"),
+        ("pairs = 1.5", f"spiking.pairs is 1.5: {PAIRS}"),
+        ("pairs = true", f"spiking.pairs is True: {PAIRS}"),
+        ("pairs = []", f"spiking.pairs is []: {PAIRS}"),
+        ("pairs = [3, -1]", f"spiking.pairs is [3, -1]: {PAIRS}"),
+        ("pairs = [3]", "spiking.pairs has 1 numbers, the network 2 layers"),
+        ("pairs = [0, 0]", "spiking.pairs has 0 pairs in all layers, which is neuron 'lif'"),
+        ("pairs = [3, 3]\ncode = 'direct'", "spiking.pairs[0] is 3; with code 'direct' it has to be 0, for pairs need spikes"),
+    ],
+)
+def test_a_spiking_entry_out_of_range_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
+    assert refusal(tmp_path, f"[network]\nneuron = 'dlif'\n[spiking]\n{text}").startswith(words)
+
+
+DLIF = "[network]\nneuron = 'dlif'\n"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("[network]\nneuron = 'qif'", "network.neuron is 'qif': input should be 'diffpc', 'lif' or 'dlif'"),
+        ("[spiking]\nsteps = 3", "there is a section spiking, which neuron 'diffpc' does not have"),
+        (DLIF + "[timing]\nm = 3", "there is a section timing, which neuron 'dlif' does not have"),
+        (DLIF + "[training]\nmethod = 'diffpc'", "training.method is 'diffpc', with neuron 'dlif' allowed is 'bptt'"),
+        (
+            "[training]\nmethod = 'bptt'",
+            "training.method is 'bptt', with neuron 'diffpc' allowed is 'diffpc', 'backprop', 'predictive-coding'",
+        ),
+        ("baselines = ['lif']", "baselines has 'lif', with neuron 'diffpc' allowed is 'backprop', 'predictive-coding'"),
+        ("baselines = ['backprop']\n" + DLIF, "baselines has 'backprop', with neuron 'dlif' allowed is 'lif', 'lif-wide'"),
+        ("baselines = ['lif']\n[network]\nneuron = 'lif'", "baselines has 'lif', with neuron 'lif' allowed is none"),
+        (DLIF + "[training]\ndropout = 0.5", "training.dropout is 0.5, with neuron 'dlif' allowed is 0"),
+        (DLIF + "[training]\ninput_dropout = 0.5", "training.input_dropout is 0.5, with neuron 'dlif' allowed is 0"),
+        (DLIF + "[data]\ninput_exponent = -6", "data.input_exponent is -6, which neuron 'dlif' does not have"),
+        (
+            "[network]\nneuron = 'dlif'\nhidden = []\n[spiking]\ncode = 'direct'",
+            "network.hidden is empty; with code 'direct' a dlif network needs a hidden layer, for pairs need spikes",
+        ),
+    ],
+)
+def test_entries_of_other_neurons_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    assert refusal(tmp_path, text).startswith(words)
+
+
+def test_a_spiking_run_arrives_as_written(tmp_path: Path) -> None:
+    text = """baselines = ["lif", "lif-wide"]
+[network]
+hidden = [20]
+neuron = "dlif"
+[spiking]
+steps = 6
+dv = 0.25
+du = 0.5
+vth = 2
+surrogate = "triangle"
+code = "latency"
+pairs = [30, 0]
+pair_choice = "active"
+bias = true
+"""
+    run = load(written(tmp_path, text))
+    assert (run.network.neuron, run.training.method, run.label, run.baselines) == ("dlif", "bptt", "dlif", ("lif", "lif-wide"))
+    s = run.spiking
+    assert (s.steps, s.dv, s.du, s.vth, s.surrogate) == (6, 0.25, 0.5, 2.0, "triangle")
+    assert (s.code, s.pairs, s.pair_choice, s.bias) == ("latency", (30, 0), "active", True)
+    plain = run.with_lif((7,))
+    assert (plain.label, plain.network.hidden, plain.baselines, plain.spiking) == ("lif", (7,), (), s)
+    with pytest.raises(ConfigError, match=r"training\.method is 'backprop', with neuron 'dlif' allowed is 'bptt'"):
+        run.with_training(method="backprop")
 
 
 def test_all_wrong_entries_are_named_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,6 +141,56 @@ def test_darkest_and_brightest_hold_for_the_extreme_draws():
         assert spikes.ravel().tolist() == [k in spikes_at for k in samples]
 
 
+@settings(max_examples=60, deadline=None)
+@given(levels=st.integers(1, 255), steps=st.integers(1, 300), data=st.data())
+def test_a_latency_spike_comes_once_and_the_earlier_the_brighter(levels: int, steps: int, data: st.DataObject):
+    pixels = data.draw(st.lists(st.integers(0, levels), min_size=1, max_size=6))
+    spikes = Encoding("latency", levels=levels).messages(np.array([pixels], np.uint8), [0], steps)
+    assert spikes.dtype == np.bool_ and spikes.shape == (1, steps, len(pixels))
+    for f, pixel in enumerate(pixels):
+        # the step during which a ramp that rises by levels / steps in each step passes levels - pixel
+        due = [t for t in range(steps) if Fraction(t * levels, steps) <= levels - pixel < Fraction((t + 1) * levels, steps)]
+        assert np.flatnonzero(spikes[0, :, f]).tolist() == due
+        assert len(due) == (pixel > 0)
+
+
+def test_latencies_spread_evenly_over_the_steps():
+    pixels = np.arange(1, 241, dtype=np.uint8)[None]
+    spikes = Encoding("latency", levels=240).messages(pixels, [0], 8)[0]
+    assert spikes.sum(1).tolist() == [30] * 8
+    assert (np.diff(spikes.argmax(0)) <= 0).all()
+    assert spikes[0, -1] and spikes[7, 0]
+
+
+@pytest.mark.parametrize("levels, kind", [(255, np.int32), (2, np.int32), (1, np.bool_)])
+def test_direct_payloads_are_the_pixels_in_every_step(levels: int, kind: type):
+    pixels = np.random.default_rng(3).integers(0, levels + 1, (4, 6)).astype(np.uint8)
+    encoding = Encoding("direct", levels=levels)
+    shown = encoding.messages(pixels, range(4), 3)
+    assert encoding.graded == (levels > 1)
+    assert shown.dtype == kind and shown.shape == (4, 3, 6)
+    for sample in range(4):
+        for t in range(3):
+            assert shown[sample, t].tolist() == pixels[sample].tolist()
+
+
+@pytest.mark.parametrize("kind", ["latency", "direct"])
+def test_codes_without_draws_refuse_what_the_others_refuse(kind: Any):
+    encoding = Encoding(kind, levels=16, seed=4)
+    assert np.array_equal(
+        encoding.messages(np.full((2, 3), 9, np.uint8), [5, 6], 4),
+        Encoding(kind, levels=16).messages(np.full((2, 3), 9), [0, 1], 4),
+    )
+    with pytest.raises(InputError, match=r"values run from 0 to 17, allowed is 0\.\.16"):
+        encoding.messages(np.array([[0, 17]], np.uint8), [0], 1)
+    with pytest.raises(InputError, match=r"steps is 0, allowed are integers 1\.\."):
+        encoding.messages(np.zeros((2, 3), np.uint8), [0, 1], 0)
+    with pytest.raises(InputError, match=f"encoding '{kind}': has no spikes, allowed is the kind 'bernoulli'"):
+        encoding.spikes(np.zeros((2, 3), np.uint8), [0, 1], 1)
+    with pytest.raises(InputError, match=f"encoding '{kind}': has no values, allowed is the kind 'value'"):
+        encoding.values(np.zeros((2, 3), np.uint8))
+
+
 @given(exponent=st.integers(-32, 32))
 def test_values_are_exactly_dyadic(exponent: int):
     pixels = np.arange(256, dtype=np.uint8).reshape(4, 64)
@@ -152,7 +203,8 @@ def test_values_are_exactly_dyadic(exponent: int):
 
 def test_an_empty_batch_is_an_empty_answer():
     none = np.zeros((0, 4), np.uint8)
-    assert Encoding("bernoulli").spikes(none, [], 3).shape == (0, 3, 4)
+    for kind in ("bernoulli", "latency", "direct"):
+        assert Encoding(kind).messages(none, [], 3).shape == (0, 3, 4)
     assert Encoding("value").values(none).shape == (0, 4)
 
 
@@ -160,11 +212,13 @@ def test_the_pixels_stay_as_they_were():
     pixels = np.arange(8, dtype=np.uint8).reshape(2, 4)
     Encoding("bernoulli").spikes(pixels, [0, 1], 2)
     Encoding("value", scale_exponent=-8).values(pixels)[:] = 0.0
+    Encoding("direct").messages(pixels, [0, 1], 2)[:] = 0
+    Encoding("latency").messages(pixels, [0, 1], 2)
     np.testing.assert_array_equal(pixels, np.arange(8).reshape(2, 4))
 
 
 @given(
-    kind=st.sampled_from(["value", "bernoulli"]),
+    kind=st.sampled_from(["value", "bernoulli", "latency", "direct"]),
     exponent=st.integers(-32, 32),
     levels=st.integers(1, 255),
     seed=st.integers(0, 2**63 - 1),
@@ -182,7 +236,7 @@ GOOD = {"kind": "value", "scale_exponent": -8, "levels": 255, "seed": 0}
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "rate"}, r"kind is 'rate', allowed are 'value', 'bernoulli' and 'given'"),
+        ({"kind": "rate"}, r"kind is 'rate', allowed are 'value', 'bernoulli', 'latency', 'direct' and 'given'"),
         ({"kind": ["value"]}, r"kind is \['value'\]"),
         ({"scale_exponent": 33}, r"scale_exponent is 33, allowed are integers -32\.\.32"),
         ({"scale_exponent": -33}, r"scale_exponent is -33"),
@@ -194,6 +248,8 @@ GOOD = {"kind": "value", "scale_exponent": -8, "levels": 255, "seed": 0}
         ({"seed": 2**63}, r"seed is 9223372036854775808"),
         ({"seed": "1"}, r"seed is '1'"),
         ({"kind": "bernoulli"}, r"'bernoulli': scale_exponent is -8, allowed is 0"),
+        ({"kind": "direct"}, r"'direct': scale_exponent is -8, allowed is 0"),
+        ({"kind": "latency", "scale_exponent": 0, "levels": 256}, r"levels is 256, allowed are integers 1\.\.255"),
         ({"colour": 1}, r"found \['colour', .*\], needed are exactly the entries \['kind', 'scale_exponent'"),
     ],
 )

@@ -135,7 +135,7 @@ def test_an_exporter_can_read_the_parameters() -> None:
     ("change", "error", "message"),
     [
         ({"surrogate": "arctan"}, InputError, r"surrogate 'arctan'; allowed are atan, triangle, sigmoid"),
-        ({"reset": "soft"}, InputError, r"LIF: reset 'soft'; allowed is 'hard'"),
+        ({"reset": "none"}, InputError, r"LIF: reset 'none'; allowed are 'hard', which Lava's LIF has, and 'soft'"),
         ({"dv": 1.5}, RangeError, r"Lif: dv = 1\.5; allowed is 0\.\.1"),
         ({"vth": math.nan}, InputError, r"Lif: vth is nan"),
     ],

@@ -1,8 +1,12 @@
-"""Lower what stock processes lack to what they have: a bias of the current becomes an input that is always on.
+"""Lower what stock processes lack to what they have.
 
-Lava's LIF adds its bias to the voltage. Where the current has no memory (du 1) that comes to the same; elsewhere a population
-of one neuron that spikes in every step brings the bias through a synapse. In a seamless graph its delay makes the first spike
-arrive with the window's first step. In others the bias starts a step late, as everything in them takes a step.
+**Pairs of spikes** become neurons: LIF without memory that receive 2 from each of two senders and spike above 3, so both
+have to spike. That takes a step, so everything else on the way is delayed by one; what arrived together still does.
+
+**A bias of the current** becomes an input that is always on. Lava's LIF adds its bias to the voltage. Where the current has
+no memory (du 1) that comes to the same; elsewhere a population of one neuron that spikes in every step brings the bias
+through a synapse. In a seamless graph its delay makes the first spike arrive with the window's first step. In others the
+bias starts a step late, as everything in them takes a step.
 """
 
 from __future__ import annotations
@@ -13,26 +17,69 @@ import numpy as np
 
 from compile.passes.state import State
 from lavasnn.dynamics.lif import Lif
-from lavasnn.ir import Graph, Population, Projection
-from lavasnn.synapses import Dense
+from lavasnn.errors import InputError
+from lavasnn.ir import Coincidence, Graph, Population, Projection
+from lavasnn.paths import depths, slack
+from lavasnn.synapses import Dense, with_weight
 
 ALWAYS = Lif(du=1.0, dv=1.0, vth=0.0, bias=1.0)
 """Spikes in every step, whatever arrives."""
+PAIR = Lif(du=1.0, dv=1.0, vth=3.0)
+"""Spikes where two spikes of weight `PAIR_WEIGHT` arrive, and keeps nothing of one."""
+PAIR_WEIGHT = 2.0
 
 
 @dataclass(frozen=True)
 class Lower:
-    """Replace biases of currents."""
+    """Replace pairs of spikes and biases of currents."""
 
     def apply(self, state: State) -> State:
-        """See the module's text."""
+        """See the module's text.
+
+        Raises:
+            InputError: Calibration samples with spikes of -1 before pairs of spikes.
+        """
         graph = lowered(state.graph)
-        added = [p.name for p in graph.populations if p not in state.graph.populations and not graph.arriving(p.name)]
-        return replace(state, graph=graph, report={**state.report, "lower": {"always_on": added}})
+        before = {p.name for p in state.graph.populations}
+        added = [p.name for p in graph.populations if p.name not in before]
+        pairs = [p.name for p in state.graph.populations if isinstance(p.dynamics, Coincidence)]
+        heard = {q.source for name in pairs for q in graph.arriving(name)}
+        if graph.source.name in heard and graph.encoding.kind == "given" and np.min(state.pixels) < 0:
+            raise InputError(f"lower: the samples hold spikes of -1, and {pairs[0]!r} joins pairs of spikes 0 or 1")
+        found = {"always_on": added, "pairs": pairs, "delayed": _delayed(state.graph, graph)}
+        return replace(state, graph=graph, report={**state.report, "lower": found})
 
 
 def lowered(graph: Graph) -> Graph:
-    """The same network without biases of currents; the graph itself if it has none."""
+    """The same network of stock neurons alone; the graph itself if it is one."""
+    return _without_current_biases(_without_coincidences(graph))
+
+
+def _delayed(before: Graph, after: Graph) -> dict[str, int]:
+    """Steps by which projections were delayed."""
+    late = {q.name: int(np.max(q.delay)) for q in before.projections}
+    return {
+        q.name: int(np.max(q.delay)) - late[q.name] for q in after.projections if int(np.max(q.delay)) > late.get(q.name, 99)
+    }
+
+
+def _without_coincidences(graph: Graph) -> Graph:
+    """Pairs as neurons, and delays for what now arrives before them."""
+    pairs = {p.name for p in graph.populations if isinstance(p.dynamics, Coincidence)}
+    if not pairs:
+        return graph
+    projections: list[Projection] = []
+    for q in graph.projections:
+        s = graph.synapses(q)
+        projections.append(replace(q, synapses=with_weight(s, s.weight * PAIR_WEIGHT)) if q.target in pairs else q)
+    populations = tuple(replace(p, dynamics=PAIR) if p.name in pairs else p for p in graph.populations)
+    lower = replace(graph, populations=populations, projections=tuple(projections))
+    was, now = slack(graph, depths(graph)), slack(lower, depths(lower))
+    return replace(lower, projections=tuple(replace(q, delay=q.delay + now[q.name] - was[q.name]) for q in lower.projections))
+
+
+def _without_current_biases(graph: Graph) -> Graph:
+    """Biases of the voltage where that comes to the same, an input that is always on elsewhere."""
     biased = [p for p in graph.populations if isinstance(p.dynamics, Lif) and np.any(p.dynamics.bias_u)]
     if not biased:
         return graph

@@ -184,10 +184,14 @@ def open_network(path: Path) -> Loaded:
     if kind == "graph":
         return Loaded(kind, Graph.load(path))
     from lavasnn.export import to_graph
+    from lavasnn.learning.backprop import SpikingNet, deployed
     from lavasnn.learning.model import load_model
     from lavasnn.measure.traffic import training_summary
 
     model = load_model(path)
+    if isinstance(model.net, SpikingNet):
+        graph = to_graph(deployed(model.net, model.encoding), model.encoding, model.config.spiking.steps)
+        return Loaded(kind, graph, None, model.config.data.name)
     training = training_summary([e.error_spikes for e in model.history], sum(model.net.sizes[1:]))
     graph = to_graph(model.net, model.encoding)
     return Loaded(kind, graph, None, model.config.data.name, training, model.config.training.iterations)

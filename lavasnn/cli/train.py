@@ -1,4 +1,4 @@
-"""`train`: DiffPC or a baseline of the same architecture, from one configuration file."""
+"""`train`: networks of DiffPC, LIF or DLIF and their baselines, from one configuration file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from compile.backends import exact
+from compile.cost import count
+from compile.program import Program
 from lavasnn import config as configs
 from lavasnn import data
 from lavasnn.cli.common import FILE, OUTPUT, OUTPUT_FILE, SEEDS, machine, note, open_network, show, ticker
@@ -21,6 +24,7 @@ from lavasnn.config import DataSection, RunConfig
 from lavasnn.data import Images
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import write_text
+from lavasnn.measure import traffic
 
 if TYPE_CHECKING:
     from lavasnn.learning.model import EpochReport
@@ -31,10 +35,15 @@ Unfinished = Literal["refuse", "resume", "replace"]
 
 @click.command("train")
 @click.argument("config", type=FILE)
-@click.option("-o", "--output", type=OUTPUT_FILE, help="Model file; default runs/NAME-METHOD-sSEED.safetensors.")
+@click.option(
+    "-o",
+    "--output",
+    type=OUTPUT_FILE,
+    help="Model file; default runs/NAME-METHOD-sSEED.safetensors, with the neuron for METHOD if it is LIF or DLIF.",
+)
 @click.option("--seed", type=SEEDS, help="Instead of the configuration's first seed.")
 @click.option(
-    "--method", type=click.Choice(["diffpc", "backprop", "predictive-coding"]), help="Instead of the configuration's."
+    "--method", type=click.Choice(["diffpc", "backprop", "predictive-coding", "bptt"]), help="Instead of the configuration's."
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
@@ -43,7 +52,7 @@ Unfinished = Literal["refuse", "resume", "replace"]
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache.")
 @click.option("--download", is_flag=True, help="Fetch missing image files (with checksum).")
 @click.option(
-    "--summary", type=OUTPUT_FILE, help="Train all seeds of the configuration and its baseline, and write what came out."
+    "--summary", type=OUTPUT_FILE, help="Train all seeds of the configuration and its baselines, and write what came out."
 )
 @click.option(
     "--choose",
@@ -96,7 +105,7 @@ def train_command(
         return
     train, validation, test = load_splits(run, data_dir, download)
     used = run.seeds[0] if seed is None else seed
-    path = output or Path("runs") / f"{run.name}-{run.training.method}-s{used}.safetensors"
+    path = output or _model_path(run, run.label, used)
     trainer, seconds = train_one(run, train, validation, used, device, path, unfinished or "refuse", quiet)
     network = open_network(path)
     accuracy = trainer.evaluate(test)
@@ -106,9 +115,10 @@ def train_command(
         "bits_per_neuron": network.training or dict.fromkeys(("error_phase", "last_epoch", "error_phase_heard")),
         "epochs": len(trainer.progress.history),
         "seed": used,
+        "neuron": run.network.neuron,
         "method": run.training.method,
-        "form": run.training.form,
-        "update_activity": run.timing.update_activity,
+        "form": None if run.network.spiking else run.training.form,
+        "update_activity": None if run.network.spiking else run.timing.update_activity,
         "files": {"model": str(path)},
     }
 
@@ -117,6 +127,10 @@ def train_command(
         click.echo(f"{path}: {100 * accuracy:.2f} % of {len(test):,} test images, {seconds:.1f} s{bits}")
 
     show(as_json, values, lines)
+
+
+def _model_path(run: RunConfig, label: str, seed: int) -> Path:
+    return Path("runs") / f"{run.name}-{label}-s{seed}.safetensors"
 
 
 def _check_device(name: str) -> None:
@@ -241,15 +255,15 @@ def _epoch_line(epoch: EpochReport, run: RunConfig) -> str:
 def summarise(
     run: RunConfig, train: Images, validation: Images | None, test: Images, device: str, quiet: bool
 ) -> dict[str, Any]:
-    """Train every seed with the configuration's method and with its baseline; measure float, integers and messages."""
+    """Train every seed of a configuration and of its baselines; measure float, integers, and messages or operations."""
     from lavasnn.learning.model import dump
 
     results: dict[str, Any] = {}
-    methods = list(dict.fromkeys([run.training.method, *run.baselines]))
-    for method in methods:
-        rows = [_measure(run.with_training(method=method), train, validation, test, s, device, quiet) for s in run.seeds]
+    for label in dict.fromkeys([run.label, *run.baselines]):
+        other = _variant(run, label, train)
+        rows = [_measure(other, label, train, validation, test, s, device, quiet) for s in run.seeds]
         numbers = {key: [r[key] for r in rows] for key in rows[0] if isinstance(rows[0][key], float)}
-        results[method] = {
+        results[label] = {
             "mean": {key: round(statistics.fmean(v), 6) for key, v in numbers.items()},
             "deviation": {key: round(statistics.stdev(v), 6) for key, v in numbers.items()} if len(rows) > 1 else None,
             "seeds": rows,
@@ -262,6 +276,21 @@ def summarise(
         "test_samples": len(test),
         "results": results,
     }
+
+
+def _variant(run: RunConfig, label: str, train: Images) -> RunConfig:
+    """The configuration itself, or the one of its baselines that has this label."""
+    from lavasnn.learning.backprop import widened
+
+    match label:
+        case run.label:
+            return run
+        case "lif":
+            return run.with_lif(run.network.hidden)
+        case "lif-wide":
+            return widened(run, train.pixels.shape[1], train.classes)
+        case method:
+            return run.with_training(method=method)
 
 
 def compare_candidates(run: RunConfig, images: Images, device: str, quiet: bool) -> dict[str, Any]:
@@ -279,7 +308,7 @@ def compare_candidates(run: RunConfig, images: Images, device: str, quiet: bool)
     train, validation = held_out(held, images)
     rows: list[dict[str, Any]] = []
     for i, (changes, candidate) in enumerate(zip(run.choose.candidates, runs, strict=True), start=1):
-        path = Path("runs") / f"{run.name}-{run.training.method}-candidate{i}.safetensors"
+        path = Path("runs") / f"{run.name}-{run.label}-candidate{i}.safetensors"
         note(quiet, f"{run.name}, candidate {i} of {len(runs)}: {changes}")
         trainer, seconds = train_one(
             candidate.model_copy(update={"data": held}), train, validation, run.seeds[0], device, path, "resume", quiet
@@ -302,22 +331,21 @@ def compare_candidates(run: RunConfig, images: Images, device: str, quiet: bool)
 
 
 def _measure(
-    run: RunConfig, train: Images, validation: Images | None, test: Images, seed: int, device: str, quiet: bool
+    run: RunConfig, label: str, train: Images, validation: Images | None, test: Images, seed: int, device: str, quiet: bool
 ) -> dict[str, Any]:
-    from compile.backends import exact
-    from lavasnn.measure import traffic
-
-    path = Path("runs") / f"{run.name}-{run.training.method}-s{seed}.safetensors"
-    note(quiet, f"{run.name}, {run.training.method}, seed {seed}")
+    path = _model_path(run, label, seed)
+    note(quiet, f"{run.name}, {label}, seed {seed}")
     trainer, seconds = train_one(run, train, validation, seed, device, path, "resume", quiet)
     row: dict[str, Any] = {"seed": seed, "test_float": trainer.evaluate(test), "seconds": round(seconds, 1)}
     row["accuracy_by_epoch"] = [
         round(e.train_accuracy if e.validation_accuracy is None else e.validation_accuracy, 5) for e in trainer.progress.history
     ]
-    if run.training.method != "diffpc":
+    if run.training.method not in ("diffpc", "bptt"):
         return row
     network = open_network(path)
     program = build(network, train, 256, "loihi2", path.name)
+    if run.network.spiking:
+        return row | _spiking_row(run, sum(w.numel() for w in trainer.net.parameters()), program, test)
     inference = exact.run(program.graph, test.pixels, test.labels)
     both = exact.run(program.graph, test.pixels, test.labels, settle=True)
     sent = traffic.summary(both)
@@ -335,6 +363,23 @@ def _measure(
         "state_headroom_bits": program.report["calibrate"]["headroom_bits"],
     }
     return row
+
+
+def _spiking_row(run: RunConfig, parameters: int, program: Program, test: Images) -> dict[str, Any]:
+    """The test set on the program of a spiking network: accuracy, and what a sample costs, pairs included."""
+    result = exact.run(program.graph, test.pixels, test.labels, measure=True)
+    counts = count(program, result)
+    return {
+        "test_int8": result.accuracy,
+        "syn_ops_per_sample": counts.total("syn_ops") / counts.samples,
+        "spikes_per_sample": sum(float(sent.sum()) for sent in result.messages.values()) / result.samples,
+        "hidden": list(run.network.hidden),
+        "parameters": parameters,
+        "neurons": sum(layer.neurons for layer in counts.layers),
+        "synapses": program.fit["synapses"],
+        "cores": program.cores,
+        "latency_steps": counts.latency_steps,
+    }
 
 
 COMMANDS = {"train": train_command}

@@ -26,7 +26,7 @@ from lavasnn.errors import InputError
 from lavasnn.interop.nir_cells import Cell, cells
 from lavasnn.interop.nir_integers import cut, in_integers
 from lavasnn.interop.nir_nodes import LINEAR, Net, infer_shapes, load, window
-from lavasnn.interop.paths import aligned, in_order, reach
+from lavasnn.paths import aligned, in_order, reach
 from lavasnn.interop.rows import only_rows, sliced
 from lavasnn.ir import Graph, Population, Projection, Source, Through
 from lavasnn.synapses import Dense, Owned, Sparse, as_sparse, one_to_one, scaled_rows
@@ -111,7 +111,7 @@ def read_nir(
 
     Returns:
         The graph; samples are messages, shape (sample, step, neuron), neurons in C order of (channel, row, column). Ways of
-        different length get delays; see `lavasnn.interop.paths.aligned`.
+        different length get delays; see `lavasnn.paths.aligned`.
 
     Raises:
         InputError: No such file, a step or scale out of range, or nodes that have no form here: all at once, with their paths.

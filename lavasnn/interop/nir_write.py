@@ -25,7 +25,7 @@ from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
 from lavasnn.files import replacing
-from lavasnn.interop.paths import depths, reach, slack
+from lavasnn.paths import depths, reach, slack
 from lavasnn.ir import Graph, Population, Projection, Source, Through
 from lavasnn.synapses import Conv, Owned, Sparse, as_dense
 

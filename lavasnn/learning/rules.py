@@ -19,7 +19,8 @@ from lavasnn.nn.diffpc import DiffPCNet, Settled, collapsed, literal
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs (sample, neuron), one-hot targets (sample, class), and dropout for layers 0..L-1.
+    """Inputs (sample, neuron), or (sample, step, neuron) if they spike, one-hot targets (sample, class), and dropout for
+    layers 0..L-1.
 
     `alive` holds masks or None, `scale` the factor 1 / (1 - p) on outgoing weights.
     """
@@ -126,3 +127,4 @@ def predictive_coding(net: DiffPCNet, batch: Batch, options: TrainingSection) ->
 
 
 RULES = {"diffpc": diffpc, "backprop": backprop, "predictive-coding": predictive_coding}
+"""By name; backpropagation through time of spiking networks is in `lavasnn.learning.backprop`."""

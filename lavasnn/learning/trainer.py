@@ -1,4 +1,4 @@
-"""The training loop shared by DiffPC and its baselines, with checkpoints from which a run goes on exactly.
+"""The training loop of all methods, with checkpoints from which a run goes on exactly.
 
 Every random number of a batch comes from (seed, epoch, batch), so the position in the run is the whole generator state.
 """
@@ -24,7 +24,8 @@ from lavasnn.data import Images
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import read_tensors, write_tensors
-from lavasnn.learning.model import EpochReport, arrays, dump, load_arrays, load_model, save_model
+from lavasnn.learning.backprop import SpikingNet, bptt, build, choose_pairs, drawn, presented
+from lavasnn.learning.model import EpochReport, Net, arrays, dump, load_arrays, load_model, save_model
 from lavasnn.learning.rules import RULES, Batch
 from lavasnn.nn.diffpc import DiffPCNet, check_depth
 
@@ -49,11 +50,11 @@ class Trainer:
         config: What to do.
         train: Images to learn from.
         validation: Images whose accuracy is reported after every epoch, or None.
-        seed: Of weights, order, dropout and shifts.
+        seed: Of weights, pairs, order, dropout, shifts and random spikes.
         device: "cpu", "cuda" or any torch device.
 
     Raises:
-        InputError: An unknown device, or a timing too short for the network.
+        InputError: An unknown device, a timing too short for the network, or more pairs than a layer's inputs have.
     """
 
     def __init__(
@@ -64,9 +65,14 @@ class Trainer:
         torch.set_num_threads(config.threads)
         generator = torch.Generator().manual_seed(seed)
         sizes = (train.pixels.shape[1], *config.network.hidden, train.classes)
-        self.net = DiffPCNet(sizes, config.timing, generator).to(self.device)
-        check_depth(config.timing, len(sizes) - 1, settle=config.training.method == "diffpc")
-        self.encoding = encoding(config, train.levels)
+        self.encoding = encoding(config, train.levels, seed)
+        self.net: Net
+        if config.network.spiking:
+            pairs = choose_pairs(config, train, self.encoding, seed)
+            self.net = build(config.spiking, sizes, pairs, generator).to(self.device)
+        else:
+            self.net = DiffPCNet(sizes, config.timing, generator).to(self.device)
+            check_depth(config.timing, len(sizes) - 1, settle=config.training.method == "diffpc")
         self.labels = torch.from_numpy(train.labels).to(self.device)
         self.pixels = torch.from_numpy(train.pixels).to(self.device)
         self.height, self.width = train.shape
@@ -144,7 +150,7 @@ class Trainer:
         started = time.perf_counter()
         index = order[p.batch * t.batch : (p.batch + 1) * t.batch]
         batch = self._prepare(index, p.epoch, p.batch)
-        seen = RULES[t.method](self.net, batch, t)
+        seen = bptt(self.net, batch, t) if isinstance(self.net, SpikingNet) else RULES[t.method](self.net, batch, t)
         if t.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), t.clip_norm)
         done = (p.epoch * self.batches + p.batch) / self._total()
@@ -165,7 +171,10 @@ class Trainer:
         pixels = self.pixels[index]
         if t.shift or t.flip:
             pixels = augmented(pixels, self.height, self.width, t.shift, t.flip, generator)
-        x = pixels.to(torch.float32) * 2.0**self.encoding.scale_exponent
+        if self.config.network.spiking:
+            x = drawn(pixels, self.encoding, self.config.spiking.steps, generator)
+        else:
+            x = pixels.to(torch.float32) * 2.0**self.encoding.scale_exponent
         classes = self.net.sizes[-1]
         target = torch.nn.functional.one_hot(self.labels[index], classes).to(torch.float32)
         alive: list[Tensor | None] = []
@@ -190,7 +199,7 @@ class Trainer:
         return report
 
     def evaluate(self, images: Images) -> float:
-        """Fraction of images whose largest output is their label; float arithmetic, first phase alone."""
+        """Fraction of images whose largest output is their label; float arithmetic, of DiffPC the first phase alone."""
         return float(np.mean(predict(self.net, images, self.encoding, self.config) == images.labels))
 
     def save_checkpoint(self, path: Path) -> None:
@@ -283,8 +292,15 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def encoding(config: RunConfig, levels: int) -> Encoding:
-    """How pixels become activities: p * 2**exponent, the largest near 4 unless the configuration says otherwise."""
+def encoding(config: RunConfig, levels: int, seed: int = 0) -> Encoding:
+    """How pixels become input.
+
+    DiffPC: activities p * 2**exponent, the largest near 4 unless the configuration says otherwise. Spiking networks: their
+    code; random spikes of evaluation have the seed of the run.
+    """
+    if config.network.spiking:
+        code = config.spiking.code
+        return Encoding(code, 0, levels, seed if code == "bernoulli" else 0)
     exponent = config.data.input_exponent
     return Encoding("value", 2 - round(np.log2(levels)) if exponent is None else exponent, levels)
 
@@ -304,18 +320,26 @@ def augmented(pixels: Tensor, height: int, width: int, shift: int, flip: bool, g
 
 
 @torch.no_grad()
-def predict(net: DiffPCNet, images: Images, code: Encoding, config: RunConfig) -> NDArray[np.int64]:
-    """Predicted classes, shape (sample,): what the trained method itself computes, in float32."""
-    device = net.linears[0].weight.device
-    answers: list[Tensor] = []
-    for start in range(0, len(images), 1000):
-        pixels = torch.from_numpy(images.pixels[start : start + 1000]).to(device)
-        answers.append(outputs(net, pixels.to(torch.float32) * 2.0**code.scale_exponent, config).argmax(1).cpu())
-    return torch.cat(answers).numpy()
+def predict(net: Net, images: Images, code: Encoding, config: RunConfig) -> NDArray[np.int64]:
+    """Predicted classes, the first of equals, shape (sample,): what the trained method itself computes, in float32."""
+    device = next(net.parameters()).device
+    answers: list[NDArray[np.int64]] = []
+    samples = max(1, 16_000 // config.spiking.steps) if config.network.spiking else 1000
+    for start in range(0, len(images), samples):
+        pixels = images.pixels[start : start + samples]
+        if config.network.spiking:
+            x = presented(pixels, code, np.arange(start, start + len(pixels)), config.spiking.steps)
+        else:
+            x = torch.from_numpy(pixels).to(torch.float32) * 2.0**code.scale_exponent
+        # numpy takes the first of equal outputs, which spike counts often are; torch takes any.
+        answers.append(outputs(net, x.to(device), config).cpu().numpy().argmax(1))
+    return np.concatenate(answers)
 
 
-def outputs(net: DiffPCNet, x: Tensor, config: RunConfig) -> Tensor:
-    """Outputs of the method that trained the network, shape (sample, class)."""
+def outputs(net: Net, x: Tensor, config: RunConfig) -> Tensor:
+    """Outputs of the method that trained the network, shape (sample, class); of a spiking one the number of spikes."""
+    if isinstance(net, SpikingNet):
+        return net(x).sum(1)
     if config.training.method != "diffpc":
         for l, layer in enumerate(net.linears):
             x = layer(torch.relu(x) if l else x)

@@ -17,7 +17,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from lavasnn.dynamics.lif import Lif
-from lavasnn.ir import Graph, Population, Projection, Source, Through
+from lavasnn.ir import Graph, Instant, Population, Projection, Source, Through
 from lavasnn.synapses import strengths
 
 
@@ -54,7 +54,7 @@ def depths(graph: Graph, *, shortest: bool = False) -> dict[str, int]:
         shortest: Lower a number to the steps of the shortest way, delays included, where that is less.
     """
     rank, hop = _loops(graph), _hops(graph)
-    alive = {rank[p.name] for p in graph.populations if not isinstance(p.dynamics, Through)}
+    alive = {rank[p.name] for p in graph.populations if not isinstance(p.dynamics, Instant)}
     # What only passes on within a loop of neurons does so a step before them.
     early = {p.name: 1 - hop[p.name] if rank[p.name] in alive else 0 for p in graph.populations}
     found: dict[int, int] = {}
@@ -82,7 +82,7 @@ def _loops(graph: Graph) -> dict[str, int]:
 
 def _hops(graph: Graph) -> dict[str, int]:
     """Steps that a message takes into each population."""
-    return {p.name: 0 if isinstance(p.dynamics, Through) else 1 for p in graph.populations}
+    return {p.name: 0 if isinstance(p.dynamics, Instant) else 1 for p in graph.populations}
 
 
 def aligned(graph: Graph) -> Graph:

@@ -28,6 +28,10 @@ help:  ## This list
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@
 
+.venv/.all: .venv/.base
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,neurobench]'
+	@touch $@
+
 .venv/.lint: .venv/.base
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
 	@touch $@
@@ -36,14 +40,14 @@ help:  ## This list
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@
 
-demo: .venv/.base  ## Train, compile, run on Lava, prove and count, in about a minute
+demo: .venv/.base  ## Train, compile, run on Lava, prove and count, in half a minute
 	@$(BIN)/lavasnn demo
 
 test: .venv/.test  ## All tests but the slow ones
 	@$(BIN)/python -m pytest -m "not slow" -rs
 
-test-all: .venv/.test  ## Every test; needs LAVASNN_DATA, fails if one is skipped
-	@if [ -z "$$LAVASNN_DATA" ]; then echo "test-all needs LAVASNN_DATA=folder with MNIST/raw and FashionMNIST/raw"; exit 1; fi
+test-all: .venv/.all  ## Every test; needs LAVASNN_DATA, fails if one is skipped
+	@if [ -z "$$LAVASNN_DATA" ]; then echo "test-all needs LAVASNN_DATA=folder with MNIST/raw, FashionMNIST/raw, nets/nir and nets/netx"; exit 1; fi
 	@LAVASNN_NO_SKIPS=1 $(BIN)/python -m pytest -rs
 
 bench: .venv/.test  ## Speed as ratios measured in one run; writes bench.json

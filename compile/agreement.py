@@ -46,7 +46,7 @@ class Agreement:
     """A real run against one in integers, of the same samples.
 
     Args:
-        reference: Backend of the real run.
+        reference: Which real network the integers are compared with.
         layers: In order of populations.
         predictions: Share of samples with the same answer; None for a network that is not asked for classes.
     """
@@ -60,12 +60,13 @@ class Agreement:
         return {"reference": self.reference, "predictions": self.predictions, "layers": [asdict(v) for v in self.layers]}
 
 
-def agreement(real: RunResult, whole: RunResult) -> Agreement:
+def agreement(real: RunResult, whole: RunResult, reference: str = "real network") -> Agreement:
     """Compare the messages of a real run with those of a run in integers.
 
     Args:
         real: Run with traces; precision "float".
         whole: Run of the same samples with traces; precision "fixed".
+        reference: Name of the real network.
 
     Raises:
         InputError: The runs are not of one network and its integers, or not of the same samples.
@@ -93,7 +94,7 @@ def agreement(real: RunResult, whole: RunResult) -> Agreement:
                 _first(differs),
             )
         )
-    return Agreement(real.backend, tuple(layers), float(np.mean(real.predictions == whole.predictions)))
+    return Agreement(reference, tuple(layers), float(np.mean(real.predictions == whole.predictions)))
 
 
 def _first(differs: NDArray[np.bool_]) -> tuple[int, int, int] | None:

@@ -42,7 +42,7 @@ def count(program: Program, result: RunResult) -> Counts:
         sent, s = messages(result, f"{p.source}.{p.carries}", sizes[p.source]), graph.synapses(p)
         syn_ops[p.target] += int(sent @ fan_out(s))
         nonzero[p.target] += int(sent @ loud_fan_out(s))
-    hops: defaultdict[int, int] = defaultdict(int)
+    hops: defaultdict[str, Counter[int]] = defaultdict(Counter)
     across = outside = 0
     routes = {(r.source, r.target): r for r in program.routes}
     for p, origin, target, n in deliveries(program, result):
@@ -54,7 +54,7 @@ def count(program: Program, result: RunResult) -> Counts:
             if (origin, target) not in routes:
                 raise InputError(f"cost: {p.name!r} has no route from slice {origin} to slice {target}; compile it again")
             route = routes[origin, target]
-            hops[route.hops] += n
+            hops[p.source][route.hops] += n
             across += n if route.chips else 0
     windows = result.samples * result.steps
     return Counts(
@@ -71,10 +71,11 @@ def count(program: Program, result: RunResult) -> Counts:
                 active_updates=_active(p, result),
                 spikes_in=spikes_in[p.name],
                 axon_out=axon_out[p.name],
+                messages_by_hops=dict(sorted(hops[p.name].items())),
             )
             for p in graph.populations
         ),
-        messages_by_hops=dict(sorted(hops.items())),
+        messages_by_hops=dict(sorted(sum(hops.values(), Counter[int]()).items())),
         messages_across_chips=across,
         messages_from_outside=outside,
         cores=program.cores,

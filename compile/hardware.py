@@ -223,7 +223,7 @@ def build(graph: Graph, samples: NDArray[Any], indices: NDArray[np.int64] | None
     data = np.zeros((graph.source.size, steps), np.int32)
     data[:, : shown.shape[1]] = shown
     feed = source.RingBuffer(data=data)
-    enter = PyToNxAdapter(shape=(graph.source.size,), num_message_bits=_bits(graph, graph.source.name))
+    enter = PyToNxAdapter(shape=(graph.source.size,), num_message_bits=lava.message_bits(graph, graph.source.name))
     feed.s_out.connect(enter.inp)
     processes: dict[str, Any] = {graph.source.name: SimpleNamespace(s_out=enter.out)}
     for p in graph.populations[1:]:
@@ -231,7 +231,7 @@ def build(graph: Graph, samples: NDArray[Any], indices: NDArray[np.int64] | None
     for p in graph.projections:
         lava.wire(graph, p, processes)
     size = graph.population(graph.output).size
-    leave = NxToPyAdapter(shape=(size,), num_message_bits=_bits(graph, graph.output))
+    leave = NxToPyAdapter(shape=(size,), num_message_bits=lava.message_bits(graph, graph.output))
     store = sink.RingBuffer(shape=(size,), buffer=steps)
     processes[graph.output].s_out.connect(leave.inp)
     leave.out.connect(store.a_in)
@@ -243,12 +243,3 @@ def build(graph: Graph, samples: NDArray[Any], indices: NDArray[np.int64] | None
         {p.name: model.__name__ for p, model in chosen.items()},
         tuple(p.name for p, m in chosen.items() if issubclass(m, AbstractPyProcessModel) and p not in (feed, store)),
     )
-
-
-def _bits(graph: Graph, population: str) -> int:
-    """Message bits of the adapters: payloads in 24 bits, ternary spikes in 2, others none."""
-    if graph.graded(population):
-        return 24
-    d = graph.population(population).dynamics
-    signed = getattr(d, "vth_lo", None) is not None or (isinstance(d, Source) and graph.encoding.kind == "given")
-    return 2 if signed else 0

@@ -63,8 +63,8 @@ def input_first(graph: Graph, target: Target) -> Iterator[str]:
     if graph.source.name in forward:
         yield f"a projection leads into the input population {graph.source.name!r}"
     for population in graph.populations[1:]:
-        always_on = isinstance(population.dynamics, Lif | LifInt) and np.max(population.dynamics.bias) > 0
-        if population.name not in forward and not always_on:
+        biases = [np.max(getattr(population.dynamics, name, 0)) for name in ("bias", "bias_u")]
+        if population.name not in forward and max(biases) <= 0:
             yield f"population {population.name!r} receives nothing"
 
 

@@ -13,6 +13,7 @@ from lavasnn.dynamics.fixedpoint import STATE_MAX
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph
 from lavasnn.results import RunResult
+from lavasnn.synapses import strengths
 
 TOLERANCE = 1e-9
 """Largest difference of float64 states that counts as equal; sums are formed in different orders."""
@@ -75,8 +76,8 @@ class Verification:
 
     @property
     def equal(self) -> bool:
-        """True if nothing differs."""
-        return self.mismatches == 0
+        """True if something was compared and nothing differs."""
+        return self.compared > 0 and self.mismatches == 0
 
     def to_json(self) -> dict[str, Any]:
         """JSON values."""
@@ -161,9 +162,10 @@ def dyadic(graph: Graph) -> bool:
     multiples of 2**-24 and add up to less than 2**12 it never needs more than 36 bits; biases join by themselves.
     """
     biases = [np.asarray(getattr(p.dynamics, "bias", 0.0), np.float64) for p in graph.populations]
-    weights = [graph.weight(p).astype(np.float64) for p in graph.projections]
-    whole = all(np.array_equal(np.ldexp(v, 24), np.round(np.ldexp(v, 24))) for v in [*biases, *weights])
-    return whole and all(float(np.abs(w).sum(1).max()) < 4096 for w in weights)
+    owned = [graph.synapses(p) for p in graph.projections]
+    numbers = [*biases, *(s.weight.astype(np.float64) for s in owned)]
+    whole = all(np.array_equal(np.ldexp(v, 24), np.round(np.ldexp(v, 24))) for v in numbers)
+    return whole and all(float(strengths(s).max(initial=0)) < 4096 for s in owned)
 
 
 def _count(

@@ -128,6 +128,11 @@ class Images:
             span = f"{int(self.labels.min())} to {int(self.labels.max())}"
             raise DataError(f"{who}: labels run from {span}, allowed is 0..{self.classes - 1}")
 
+    @property
+    def label(self) -> str:
+        """Name for a person."""
+        return f"{self.name}:{self.split}"
+
     def __len__(self) -> int:
         return len(self.labels)
 

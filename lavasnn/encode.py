@@ -130,7 +130,7 @@ class Encoding:
                 f"given messages: {given.dtype} of shape {given.shape}, allowed are integers of shape (sample, step, feature) "
                 f"with up to {steps} steps"
             )
-        most = int(np.abs(given.astype(np.int64)).max(initial=0))
+        most = max(int(given.max(initial=0)), -int(given.min(initial=0)))
         if most > self.levels:
             raise InputError(f"given messages: magnitudes run up to {most}, the network takes up to {self.levels}")
         kind = np.int32 if self.graded else np.int8 if given.dtype.kind == "i" and given.min(initial=0) < 0 else np.bool_

@@ -311,8 +311,7 @@ def from_layers(layers: Sequence[Layer], encoding: Encoding | None = None, steps
     """Graph of fully connected layers.
 
     Raises:
-        InputError: Neurons of different kinds or timings, shapes that do not follow one another, or biases before LIF
-            neurons whose current has a memory (the chip adds biases to the voltage, torch's Linear to the current).
+        InputError: Neurons of different kinds or timings, or shapes that do not follow one another.
     """
     first = layers[0].neuron
     if isinstance(first, Timing):

@@ -104,6 +104,10 @@ class Projection:
     delay: int | NDArray[np.integer[Any]] = 0
 
 
+GRADED_BITS = 24
+"""Width of a graded payload (lava-nc 0.10.0, proc/graded/models.py)."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """Steps start..stop-1 of a window."""
@@ -191,19 +195,38 @@ class Graph:
         return isinstance(dynamics, Graded | GradedInt) or (isinstance(dynamics, Source) and self.encoding.graded)
 
     @property
+    def unheard(self) -> tuple[str, ...]:
+        """Messages ("population.kind") that no projection carries on."""
+        carried = {f"{p.source}.{p.carries}" for p in self.projections}
+        return tuple(key for key in self.payloads if key not in carried)
+
+    @property
+    def payloads(self) -> dict[str, int]:
+        """Bits that one message carries, by "population.kind": 1 of a spike, 2 of a ternary one, 24 of a graded one."""
+        found: dict[str, int] = {}
+        for p in self.populations:
+            ternary = getattr(p.dynamics, "vth_lo", None) is not None
+            stock = GRADED_BITS if self.graded(p.name) else 2 if ternary else 1
+            found |= {f"{p.name}.{kind}": stock if kind == "s" else 2 for kind in p.dynamics.MESSAGES}
+        return found
+
+    @property
     def seamless(self) -> bool:
-        """True if windows follow each other without a gap: all paths to a population take equally long, and none is a loop.
+        """True if windows follow each other without a gap: all paths to a population take equally long, none is a loop, and
+        all neurons have a reset, which Lava's ternary ones lack.
 
         Then each population's window opens as many steps late as its messages are under way (`offsets`), so none of a
         sample's messages can reach the next one. Otherwise all windows open together and what is in flight at their end
         is discarded. In a DiffPC network they open together too, and the first step discards what arrives.
         """
-        return self.timing is None and self._paths() is not None
+        resets = all(getattr(p.dynamics, "vth_lo", None) is None for p in self.populations)
+        return self.timing is None and resets and self._paths() is not None
 
     @property
     def offsets(self) -> dict[str, int]:
         """Steps after the input's at which each population's window opens."""
-        return self._paths() or {p.name: 0 for p in self.populations}
+        paths = self._paths() if self.seamless else None
+        return paths or {p.name: 0 for p in self.populations}
 
     def _paths(self) -> dict[str, int] | None:
         """Steps that messages take to each population, or None if that depends on the way."""
@@ -291,6 +314,8 @@ def _problems(graph: Graph) -> Iterator[str]:
         yield f"projection name {name!r} is used {labels.count(name)} times"
     if graph.output not in names:
         yield f"output {graph.output!r} is no population"
+    elif graph.read == "voltage" and not isinstance(sizes[graph.output].dynamics, Lif | LifInt):
+        yield f"output {graph.output!r} is {type(sizes[graph.output].dynamics).__name__}; a voltage is read of LIF alone"
     if graph.timing is None and graph.steps < 1:
         yield f"a sample takes {graph.steps} steps, at least 1 is needed"
     for p in graph.projections:

@@ -28,6 +28,7 @@ class RunResult:
         labels: Correct classes, shape (sample,); empty if unknown.
         messages: For "population.kind" the number of messages (non-zero spikes), shape (sample, step).
         unheard: Those "population.kind" that no projection carries on.
+        payloads: Bits that one message of a "population.kind" carries; where it says nothing, 2 of s_A and s_e and 1 of s.
         by_neuron: For "population.kind" each neuron's messages, all samples and steps together, shape (neuron,); empty
             unless asked for.
         traces: For "population.variable" its values, shape (sample, step, neuron); empty unless asked for.
@@ -42,6 +43,7 @@ class RunResult:
     labels: NDArray[np.int64]
     messages: Mapping[str, NDArray[Any]]
     unheard: tuple[str, ...] = ()
+    payloads: Mapping[str, int] = field(default_factory=dict)
     by_neuron: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     traces: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +101,7 @@ def joined(parts: list[RunResult]) -> RunResult:
         labels=np.concatenate([p.labels for p in parts]),
         messages=stack([p.messages for p in parts]),
         unheard=first.unheard,
+        payloads=first.payloads,
         by_neuron={key: np.sum([p.by_neuron[key] for p in parts], axis=0) for key in first.by_neuron},
         traces=stack([p.traces for p in parts]),
         meta=first.meta,

@@ -246,7 +246,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     if n := sum("LAVASNN_DATA" in str(report.longrepr) for report in skipped):
         terminalreporter.write_line(
-            f"{n} data tests skipped: set LAVASNN_DATA to a folder with MNIST/raw and FashionMNIST/raw to run them"
+            f"{n} data tests skipped: set LAVASNN_DATA to a folder with MNIST/raw, FashionMNIST/raw, nets/nir and nets/netx "
+            "to run them"
         )
 
 

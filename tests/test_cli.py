@@ -278,7 +278,7 @@ def test_compile_reports_fit_and_weights(folder: Path, tmp_path: Path) -> None:
     assert set(values["report"]["quantize"]["projections"]) == {"w1", "w2"}
     assert values["report"]["origin"]["trained_on"] == "digits"
     text = done("compile", folder / "m", "-o", tmp_path / "p").out
-    assert f"{values['fit']['cores']} cores of loihi2, 86 neurons" in text
+    assert f"{values['fit']['cores']} core of loihi2, 86 neurons, input included" in text
     assert re.search(r"w1 +│ +mixed", text)
     assert re.search(r"all chips +│ +cores +│ +1 of 120 +│ +0.8%", text)
     assert re.search(
@@ -495,6 +495,17 @@ def test_doctor_without_lava_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert values["ok"] is False
     assert values["machine"]["versions"]["numpy"] == np.__version__
     assert "no  lava: Lava is not installed" in done("doctor", "--data-dir", tmp_path).out
+
+
+def test_doctor_shows_a_target_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "board.toml").write_text('base = "loihi2"\n[limits.cores]\nvalue = 60\nsource = "half a chip"\n')
+    limits = done("doctor", tmp_path / "board.toml", "--targets", "--json").json["board"]
+    assert (limits["cores"]["value"], limits["cores"]["source"]) == (60, "half a chip")
+    outcome = lavasnn("doctor", tmp_path / "board.toml")
+    assert (outcome.status, outcome.err) == (
+        2,
+        f"error: doctor: {tmp_path / 'board.toml'} is given without --targets; nothing else takes a file\n",
+    )
 
 
 def test_doctor_lists_every_limit_with_its_source() -> None:

@@ -20,6 +20,7 @@ from compile.program import Program
 from lavasnn.cli import main
 from lavasnn.interop.nir import read_recording
 from lavasnn.ir import Graph
+from lavasnn.recordings import load_input
 from lavasnn.results import RunResult
 
 DT = "1e-3"
@@ -82,15 +83,15 @@ def test_a_nir_file_is_imported_compiled_run_verified_and_written_back(here: Pat
     compiled = done("compile", "g", "--input", "in.npy", "-o", "p")
     assert compiled["fit"]["violations"] == [] and Program.load(Path("p")).graph.integer
     ran = done("run", "p", "--input", "in.npy", "--traces", "-o", "r")
-    assert (ran["samples"], ran["accuracy"], ran["data"]) == (4, None, "in.npy:given")
+    assert (ran["samples"], ran["accuracy"], ran["data"]) == (4, None, "in.npy")
     assert 0 < ran["messages_per_sample"]["lif2.s"] < 12 * 5
     text = lavasnn("run", "p", "--input", "in.npy").out
-    assert "exact fixed, in.npy:given: 4 samples, 12 steps a sample" in text
+    assert "exact fixed, in.npy: 4 samples, 12 steps a sample" in text
     proof = done("verify", "p", "--input", "in.npy", "--reference", "g")
     assert (proof["mismatches"], proof["samples"], proof["precision"]) == (0, 4, "fixed")
     layers = {v["population"]: v for v in proof["agreement"]["layers"]}
     assert layers["input"]["equal"] == 1.0 and layers["lif2"]["equal"] > 0.8
-    assert "How far the integers follow the real network (torch)" in lavasnn("verify", "p", "--input", "in.npy").out
+    assert "How far the integers follow its own integers as real numbers" in lavasnn("verify", "p", "--input", "in.npy").out
     straight = done("verify", "g", "--input", "in.npy", "--samples", 2)  # compiled on the way
     assert (straight["mismatches"], straight["samples"], straight["precision"]) == (0, 2, "fixed")
     real = done("verify", "g", "--input", "in.npy", "--precision", "float", "--samples", 2)
@@ -140,7 +141,9 @@ def test_weights_of_zero_work_and_silence_is_told(here: Path) -> None:
     done("import", "x.nir", "--dt", DT, "--steps", 6, "-o", "g")
     outcome = lavasnn("compile", "g", "--input", "random:0.5", "-o", "p")
     assert outcome.status == 0
-    assert "warning: calibrate: population 'lif2' never sends anything in 16 samples of 6 steps: inputs up to 0" in outcome.err
+    assert (
+        "warning: calibrate: population 'lif2' never sends anything in 16 samples of 6 steps: inputs from 0 to 0" in outcome.err
+    )
     outcome = lavasnn("run", "p", "--input", "random:0.5", "--json")
     (warning,) = json.loads(outcome.out)["warnings"]
     assert warning.startswith("population 'lif2' never sends anything") and "the threshold is" in warning
@@ -255,3 +258,51 @@ def test_the_chip_s_own_recording_from_the_command_line(here: Path) -> None:
     done("run", "p", "--input", "in.npy", "--backend", "lava", "--traces", "-o", "r")
     ours = RunResult.load(Path("r")).traces["1.s"][0, :, 0]
     assert np.array_equal(ours[:-1], chip[1:, 2]) and ours[-1] == 0  # the chip's columns count the synapse's step
+
+
+def test_a_program_of_integers_runs_as_integers(here: Path) -> None:
+    net_file(Path("x.net"))
+    done("import", "x.net", "--steps", 9, "-o", "g")
+    assert done("run", "g", "--input", "random:0.5")["precision"] == "fixed"
+    assert done("run", "g", "--input", "random:0.5", "--precision", "float")["precision"] == "float"
+
+
+def test_images_go_into_an_imported_network_as_random_spikes(here: Path) -> None:
+    random = np.random.default_rng(0)
+    nodes = {
+        "input": nir.Input(np.array([64])),
+        "fc": nir.Linear(random.normal(0, 0.3, (10, 64))),
+        "lif": nir.LIF(*(np.full(10, v) for v in (2e-3, 2.0, 0.0, 1.0)), v_reset=np.zeros(10)),
+        "output": nir.Output(np.array([10])),
+    }
+    nir.write("d.nir", nir.NIRGraph(nodes, list(pairwise(nodes))))
+    done("import", "d.nir", "--dt", DT, "--steps", 8, "--code", "bernoulli", "--levels", 16, "-o", "g")
+    done("compile", "g", "--data", "digits", "--calibrate", 20, "-o", "p")
+    ran = done("run", "p", "--data", "digits", "--samples", 30)
+    assert 0 <= ran["accuracy"] <= 1 and ran["messages_per_sample"]["lif.s"] > 0
+
+
+def test_events_of_a_recording_need_the_length_of_a_step(here: Path) -> None:
+    nir.write("x.nir", chain())
+    done("import", "x.nir", "--dt", DT, "--steps", 6, "-o", "g")
+    events = nir.EventData(np.array([[0, 5, 7]]), np.array([[0.0, 1e-3, 4e-3]]), 36, 6e-3)
+    nir.write_data("ev.nir", nir.NIRGraphData({"input": nir.NIRNodeData({"spikes": events})}))
+    refused("dt", "run", "g", "--input", "ev.nir")
+    assert done("run", "g", "--input", f"ev.nir@{DT}")["messages_per_sample"]["input.s"] == 3
+
+
+def test_files_of_other_tools_are_imported_first(here: Path) -> None:
+    nir.write("x.nir", chain())
+    for command in ("run", "verify", "bits", "cost"):
+        refused("x.nir is a file of another tool; run `lavasnn import` on it first", command, "x.nir", "--input", "random")
+
+
+def test_random_calibration_is_not_what_is_run_by_default(here: Path) -> None:
+    nir.write("x.nir", chain())
+    done("import", "x.nir", "--dt", DT, "--steps", 6, "-o", "g")
+    compiled = done("compile", "g", "--input", "random:0.3", "-o", "p")
+    traffic = compiled["report"]["calibrate"]["samples"]
+    ran = done("run", "p", "--input", "random:0.3", "--traces", "-o", "r")
+    drawn = load_input("random:0.3", Graph.load(Path("g")).encoding, 36, 6, seed=1)
+    assert traffic == ran["samples"] == len(drawn)
+    assert not np.array_equal(RunResult.load(Path("r")).traces["input.s"], drawn.pixels)

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compile.backends import exact
+from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.ir import Graph, Population, Projection, Source
 from lavasnn.measure import activity, energy
@@ -112,13 +114,12 @@ def network(vth: float, *, whole: bool = False) -> Graph:
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_silent_population_is_told_with_its_range_and_threshold(whole: bool) -> None:
-    graph, unit = network(7, whole=whole), 64 if whole else 1
+    graph = network(7, whole=whole)
     shown = np.zeros((2, 5, 3), np.int8)
     shown[0, 1] = 1  # 6 is the largest input
     lines = activity.quiet(exact.run(graph, shown, measure=True), activity.thresholds(graph))
     assert lines == (
-        "population 'output' never sends anything in 2 samples of 5 steps: "
-        f"inputs up to 6, voltages up to {6 * unit}, the threshold is {7 * unit}",
+        "population 'output' never sends anything in 2 samples of 5 steps: inputs from 0 to 6, the threshold is 7",
     )
 
 
@@ -128,8 +129,7 @@ def test_a_population_that_always_sends_is_told() -> None:
     result = exact.run(graph, shown, measure=True)
     assert activity.quiet(result, activity.thresholds(graph)) == (
         "population 'input': all 3 neurons send in every step in 2 samples of 5 steps",
-        "population 'output': all 2 neurons send in every step in 2 samples of 5 steps: "
-        "inputs up to 6, voltages up to 6, the threshold is 1",
+        "population 'output': all 2 neurons send in every step in 2 samples of 5 steps: inputs from 6 to 6, the threshold is 1",
     )
     shown[1, 4, 2] = 0
     assert len(activity.quiet(exact.run(graph, shown, measure=True), {})) == 1  # the input no longer does
@@ -161,4 +161,11 @@ def test_a_silent_input_has_no_threshold() -> None:
 def test_thresholds_of_all_stock_neurons() -> None:
     kinds = (Source(), Lif(1.0, 0.0, 2.5), Graded(0.5), LifInt(4095, 0, 3), GradedInt(4))
     graph = Graph(tuple(Population(f"p{i}", 1, d) for i, d in enumerate(kinds)), (), Encoding("given", levels=1), "p0", 1)
-    assert activity.thresholds(graph) == {"p1": 2.5, "p2": 0.5, "p3": 192, "p4": 4}
+    assert activity.thresholds(graph) == {"p1": 2.5, "p2": 0.5, "p3": 3, "p4": 4}
+
+
+def test_the_threshold_of_diffpc_is_its_smallest_one() -> None:
+    timing = Timing(m=2, n=4)  # 4, 2, 1, 1/2
+    for dynamics, wanted in ((DiffPC("input", 0, timing), 0.5), (DiffPCInt("input", 0, timing, 0, 6), 32)):
+        graph = Graph((Population("p", 1, dynamics),), (), Encoding("value"), "p")
+        assert activity.thresholds(graph) == {"p": wanted}

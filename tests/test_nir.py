@@ -29,8 +29,8 @@ from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import FileFormatError, InputError, RangeError
 from lavasnn.interop.nir import read_nir, read_recording, to_nir, write_nir, write_recording
-from lavasnn.paths import aligned
 from lavasnn.ir import Graph, Population, Projection, Source, Through
+from lavasnn.paths import aligned
 from lavasnn.synapses import Conv, Dense, Grid, Sparse, average_pool, one_to_one, sparse_from
 
 DT = 1e-3

@@ -220,8 +220,8 @@ def test_lif_inputs_that_could_be_too_large_are_warned_of() -> None:
     program = compile_graph(lif(weight), pixels, none(2))
     warning, always = program.report["warnings"]
     assert always == (
-        "calibrate: population 'output': all 2 neurons send in every step in 2 samples of 6 steps: inputs up to 25,400, "
-        "voltages up to 1,625,600, the threshold is 6,400"
+        "calibrate: population 'output': all 2 neurons send in every step in 2 samples of 6 steps: inputs from 24,892 "
+        "to 25,400, the threshold is 100"
     )
     assert "population 'output' receives 33,020; 16 bits hold +-32,767 (largest on 2 calibration samples: 25,400)" in warning
     found = program.report["calibrate"]["populations"]["output"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lavasnn.encode import Encoding
-from lavasnn.errors import DataError
+from lavasnn.errors import DataError, InputError
 from lavasnn.recordings import Recording, load_input
 
 GIVEN, PIXELS = Encoding("given", levels=1), Encoding("bernoulli", levels=16)
@@ -37,7 +37,11 @@ def test_random_input_has_its_rate_and_its_seed() -> None:
     assert abs(found.pixels.mean() - 0.3) < 6 * (0.3 * 0.7 / n) ** 0.5
     assert np.array_equal(found.pixels, load_input("random:0.3", GIVEN, 50, 40, 20, 1).pixels)
     assert not np.array_equal(found.pixels, load_input("random:0.3", GIVEN, 50, 40, 20, 2).pixels)
-    assert load_input("random", PIXELS, 4, 9).pixels.tolist() == [[2] * 4] * 16  # a tenth of 16 levels, rounded
+    greys = load_input("random:0.25", PIXELS, 500, 9).pixels  # from 0 to half of 16 levels
+    assert (greys.shape, greys.min(), greys.max()) == ((16, 500), 1, 8)
+    assert abs(greys.mean() - 4.5) < 0.2
+    assert load_input("random:0.001", PIXELS, 4, 9).pixels.all()  # a rate above 0 never rounds to silence
+    assert not load_input("random:0", PIXELS, 4, 9).pixels.any()
     payloads = load_input("random:1", Encoding("given", levels=9), 30, 20).pixels
     assert (payloads.min(), payloads.max()) == (1, 9)
 
@@ -51,7 +55,11 @@ def test_random_input_has_its_rate_and_its_seed() -> None:
         ("half.npy", np.full((2, 5), 0.5), r"half\.npy: holds float64 of shape \(1, 2, 5\), needed are integers"),
         ("flat.npy", np.zeros(5, int), r"flat\.npy: holds int64 of shape \(5,\), needed are integers of shape \(sample, step"),
         ("other.npz", {"y": np.zeros(3)}, r"other\.npz: holds y; an array named x is needed"),
-        ("labels.npz", {"x": np.zeros((2, 7, 5), int), "labels": [1]}, r"labels\.npz: 1 labels for 2 samples"),
+        ("labels.npz", {"x": np.zeros((2, 7, 5), int), "labels": [1]}, r"labels\.npz: labels are int64 of shape \(1,\)"),
+        ("half.npz", {"x": np.zeros((2, 7, 5), int), "labels": [0.5, 1]}, r"half\.npz: labels are float64 of shape \(2,\)"),
+        ("pair.npz", {"x": np.zeros((2, 7, 5), int), "labels": [[1], [0]]}, r"pair\.npz: labels are int64 of shape \(2, 1\)"),
+        ("inf.npy", np.full((2, 7, 5), np.inf), r"inf\.npy: holds float64"),
+        ("vast.npy", np.full((2, 7, 5), 1e300), r"vast\.npy: holds float64"),
     ],
 )
 def test_files_that_hold_no_samples_are_refused(tmp_path: Path, name: str, content: object, message: str) -> None:
@@ -83,3 +91,9 @@ def test_a_recording_is_taken_from_like_images() -> None:
     whole = Recording("x", np.arange(12).reshape(4, 3), np.zeros(0, np.int64))
     assert whole.take(9).pixels.tolist() == whole.pixels.tolist()
     assert whole.take(np.array([3, 0])).pixels.tolist() == [[9, 10, 11], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("value", [np.int64(-(2**63)), np.uint64(2**64 - 1), np.int8(-128)])
+def test_no_magnitude_slips_through_at_the_end_of_its_type(value: np.integer) -> None:
+    with pytest.raises(InputError, match=f"magnitudes run up to {abs(int(value))}, the network takes up to 1"):
+        GIVEN.messages(np.full((1, 7, 5), value), np.arange(1), 7)

@@ -9,7 +9,7 @@ import pytest
 
 from lavasnn import config
 from lavasnn.learning.model import dump
-from lavasnn.report.tables import results
+from lavasnn.report.tables import results, spiking
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "sim_runs").glob("*.toml"))
@@ -51,5 +51,6 @@ def test_settings_are_those_that_did_best_on_held_out_images(path: Path) -> None
         assert getattr(run.training, name) == value
 
 
-def test_readme_quotes_the_summaries() -> None:
+def test_pages_quote_the_summaries() -> None:
     assert results(ROOT / "sim_runs" / "summaries") in (ROOT / "README.md").read_text("utf-8")
+    assert spiking(ROOT / "sim_runs" / "summaries") in (ROOT / "docs" / "dlif.md").read_text("utf-8")

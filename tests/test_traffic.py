@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from compile.backends import exact
+from lavasnn.dynamics.graded import GradedInt
+from lavasnn.dynamics.lif import LifInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.export import to_graph
-from lavasnn.ir import Phase
+from lavasnn.ir import Graph, Phase, Population, Projection, Source
 from lavasnn.measure import traffic
 from lavasnn.nn.diffpc import DiffPCNet
 from lavasnn.nn.run import run as torch_run
 from lavasnn.results import RunResult
+from lavasnn.synapses import Dense, Grid
 
 
 def tiny() -> RunResult:
@@ -131,3 +134,19 @@ def test_executors_count_the_same_messages(plain: SimpleNamespace) -> None:
     mine, theirs = traffic.summary(one), traffic.summary(other)
     assert mine["error_phase"] > 0
     assert {**mine, "backend": ""} == {**theirs, "backend": ""}
+
+
+def test_messages_of_stock_neurons_carry_what_their_kind_needs() -> None:
+    """A spike 1 bit, a ternary one 2, a graded one 24, from any executor."""
+    kinds = {"binary": LifInt(4095, 0, 3), "ternary": LifInt(4095, 0, 3, vth_lo=-3), "graded": GradedInt(1)}
+    populations = (Population("input", 3, Source()), *(Population(name, 3, d) for name, d in kinds.items()))
+    weight = np.array([[4, -4, 6], [-8, 2, 4], [-4, 6, -8]], np.int16)
+    projections = tuple(Projection(name, "input", name, Dense(weight, Grid())) for name in kinds)
+    graph = Graph(populations, projections, Encoding("given", levels=1), "binary", 6)
+    shown = (np.random.default_rng(0).random((5, 6, 3)) < 0.5).astype(np.int8)
+    for run in (exact.run, torch_run):
+        result = run(graph, shown)
+        rows = {r.population: r for r in traffic.rows(result)}
+        for name, bits in {"input": 1, "binary": 1, "ternary": 2, "graded": 24}.items():
+            assert rows[name].spikes > 0
+            assert rows[name].bits == pytest.approx(bits * int(result.messages[f"{name}.s"].sum()) / 5)

@@ -295,3 +295,23 @@ def test_lif_runs_compare_by_their_spikes() -> None:
     assert found.first is not None
     assert (found.first.population, found.first.sample, found.first.step, found.first.neuron) == ("output", 2, 3, 1)
     assert found.first.cause == "a state that is not recorded"
+
+
+def test_nothing_compared_is_not_equal() -> None:
+    """A graph in which the first step already is a tie leaves nothing to compare; that is no proof."""
+    populations = (Population("input", 4, Source()), Population("output", 3, Lif(1.0, 0.5, 0.4, bias=0.4)))
+    projection = Projection("w", "input", "output", Dense(np.random.default_rng(2).normal(0, 1, (3, 4))))
+    graph = Graph(populations, (projection,), Encoding("bernoulli", levels=16), "output", 9)
+    run = exact.run(graph, np.zeros((2, 4), np.uint8), record=True)
+    found = compare(graph, run, changed(run, {}))
+    assert (found.compared, found.mismatches, found.equal) == (0, 0, False)
+
+
+def test_neurons_at_rest_are_no_ties() -> None:
+    """With a threshold of 0 a silent neuron sits on it, but nothing was added up that could round."""
+    populations = (Population("input", 4, Source()), Population("output", 3, Lif(1.0, 0.5, 0.0)))
+    projection = Projection("w", "input", "output", Dense(np.random.default_rng(2).normal(0, 1, (3, 4))))
+    graph = Graph(populations, (projection,), Encoding("bernoulli", levels=16), "output", 9)
+    run = exact.run(graph, np.zeros((2, 4), np.uint8), record=True)
+    found = compare(graph, run, changed(run, {}))
+    assert (found.compared, found.ties, found.equal) == (2 * 9 * 7 + 2 * 3, 0, True)

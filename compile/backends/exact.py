@@ -24,8 +24,10 @@ from lavasnn.results import RunResult, joined
 Array = NDArray[Any]
 
 
-LARGEST_RASTER = 1 << 29
-"""Messages (sample, step, neuron) that a batch may take in memory, about one byte each."""
+LARGEST_BATCH = 1 << 29
+"""Bytes that a batch's messages and one step's states may take."""
+STEP_BYTES = 40
+"""Of a step's sums and states, for each neuron of the largest population."""
 
 
 def run(
@@ -62,7 +64,9 @@ def run(
     """
     given = np.arange(len(pixels)) if indices is None else indices
     check_samples(graph, pixels, labels, settle, batch)
-    batch = min(batch, max(1, LARGEST_RASTER // (graph.phases(settle)[-1].stop * sum(p.size for p in graph.populations))))
+    sizes = [p.size for p in graph.populations]
+    each = graph.phases(settle)[-1].stop * sum(sizes) + STEP_BYTES * max(sizes)
+    batch = min(batch, max(1, LARGEST_BATCH // each))
     parts: list[RunResult] = []
     peaks: dict[str, float] = {}
     for start in range(0, len(pixels), batch):
@@ -92,10 +96,10 @@ def check_samples(
     given = graph.encoding.kind == "given"
     if pixels.ndim != 2 + given:
         needed = "messages (sample, step, neuron)" if given else "images (sample, pixel)"
-        raise InputError(f"run: samples of shape {pixels.shape}, the network {graph.source.name!r} takes {needed}")
+        raise InputError(f"samples of shape {pixels.shape}, the network's input {graph.source.name!r} takes {needed}")
     if pixels.shape[-1] != graph.source.size:
         raise InputError(
-            f"run: {'messages come from' if given else 'images have'} {pixels.shape[-1]} "
+            f"{'messages come from' if given else 'images have'} {pixels.shape[-1]} "
             f"{'neurons' if given else 'pixels'}, the network's input {graph.source.name!r} has {graph.source.size}"
         )
     classes = graph.population(graph.output).size
@@ -179,17 +183,11 @@ def _diffpc(
         outputs=outputs,
         labels=np.zeros(0, np.int64) if labels is None else labels,
         messages=counts,
-        unheard=unheard(graph),
+        unheard=graph.unheard,
+        payloads=graph.payloads,
         by_neuron=by_neuron,
         traces=trace.arrays if trace is not None else {},
     )
-
-
-def unheard(graph: Graph) -> tuple[str, ...]:
-    """Messages ("population.kind") that no projection carries on."""
-    carried = {f"{p.source}.{p.carries}" for p in graph.projections}
-    keys = [f"{p.name}.{kind}" for p in graph.populations for kind in p.dynamics.MESSAGES]
-    return tuple(key for key in keys if key not in carried)
 
 
 def _note_peaks(peaks: dict[str, float], name: str, before: diffpc.State | None, state: diffpc.State) -> None:
@@ -260,7 +258,7 @@ def _stock(
     read = (graph.output,) if graph.read == "voltage" else ()
     found = run_spiking(graph, graph.encoding.messages(pixels, indices, graph.steps), measure=measure, voltages=read)
     for key, value in found.peaks.items():
-        peaks[key] = max(peaks.get(key, 0.0), value)
+        peaks[key] = (min if key.endswith(".least") else max)(peaks.get(key, value), value)
     sent = {f"{name}.s": s for name, s in found.sent.items()}
     traces = sent | {f"{name}.v": v for name, v in found.voltages.items()} | found.margins
     return RunResult(
@@ -271,7 +269,8 @@ def _stock(
         outputs=answer(graph, traces),
         labels=np.zeros(0, np.int64) if labels is None else labels,
         messages={key: count(s) for key, s in sent.items()},
-        unheard=unheard(graph),
+        unheard=graph.unheard,
+        payloads=graph.payloads,
         by_neuron={key: np.count_nonzero(s, axis=(0, 1)) for key, s in sent.items()} if measure else {},
         traces={key: s.astype(np.int8) if s.dtype == bool else s for key, s in traces.items()} if record else {},
     )

@@ -3,7 +3,7 @@
 Stock processes wherever they suffice: Dense, Sparse, their delayed forms and Conv for synapses, LIF, LIFReset, TernaryLIF,
 GradedVec and GradedReluVec for neurons. Only DiffPC brings its own.
 
-Samples follow each other in one run where each finds all at rest by itself: DiffPC and seamless networks whose neurons reset.
+Samples follow each other in one run where each finds all at rest by itself: DiffPC and seamless networks.
 Elsewhere every sample has a run of its own, as nothing in Lava can discard what is in flight.
 
 This module loads Lava inside the child alone; importing it costs nothing.
@@ -26,7 +26,7 @@ from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError, LavaRunError, RangeError
-from lavasnn.ir import Graph, Population, Projection, Source
+from lavasnn.ir import GRADED_BITS, Graph, Population, Projection, Source
 from lavasnn.results import RunResult, joined
 from lavasnn.synapses import Conv, Dense, Owned, as_dense, as_sparse
 
@@ -114,8 +114,7 @@ def _run_batch(
 
 def continuous(graph: Graph) -> bool:
     """Whether samples can follow each other in one run: each finds all neurons at rest and nothing in flight."""
-    resets = all(getattr(p.dynamics, "vth_lo", None) is None for p in graph.populations)  # Lava's TernaryLIF does not
-    return graph.timing is not None or (graph.seamless and resets)
+    return graph.timing is not None or graph.seamless
 
 
 def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, samples: int, job: Path) -> RunResult:
@@ -125,14 +124,14 @@ def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, sampl
     traces: dict[str, NDArray[Any]] = {}
     for p in graph.populations:
         if graph.timing is not None:
-            with np.load(job / f"{p.name}.npz") as recorded:
+            with np.load(job / _file(graph, p.name, ".npz")) as recorded:
                 for name in recorded.files:
                     values = recorded[name].reshape(samples, window, p.size)
                     traces[f"{p.name}.{name}"] = values.astype(np.int8) if name.startswith("s_") else values
         else:
-            traces[f"{p.name}.s"] = _read_recorder(graph, p.name, job, samples)
-            if (job / f"{p.name}.v.npy").exists():
-                traces[f"{p.name}.v"] = _read_recorder(graph, f"{p.name}.v", job, samples)
+            traces[f"{p.name}.s"] = _read_recorder(graph, p.name, "s", job, samples)
+            if graph.read == "voltage" and p.name == graph.output:
+                traces[f"{p.name}.v"] = _read_recorder(graph, p.name, "v", job, samples)
     if graph.timing is not None:
         outputs = traces[f"{graph.output}.x_F"][:, graph.timing.init_steps].astype(np.int64 if graph.integer else np.float64)
     else:
@@ -146,15 +145,21 @@ def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, sampl
         outputs=outputs,
         labels=np.zeros(0, np.int64) if labels is None else labels,
         messages={f"{name}.{kind}": exact.count(traces[f"{name}.{kind}"]) for name, sent in kinds.items() for kind in sent},
-        unheard=exact.unheard(graph),
+        unheard=graph.unheard,
+        payloads=graph.payloads,
         traces=traces,
     )
 
 
-def _read_recorder(graph: Graph, name: str, job: Path, samples: int) -> NDArray[Any]:
+def _file(graph: Graph, population: str, ending: str) -> str:
+    """Name of the file that a population's recorder writes; its number, as any text may be a population's name."""
+    return f"{[p.name for p in graph.populations].index(population)}{ending}"
+
+
+def _read_recorder(graph: Graph, population: str, variable: str, job: Path, samples: int) -> NDArray[Any]:
     """What one recorder wrote, cut into windows: shape (sample, step, neuron)."""
-    recorded = np.load(job / f"{name}.npy")
-    first = graph.offsets[name.removesuffix(".v")] if continuous(graph) else 0
+    recorded = np.load(job / _file(graph, population, f".{variable}.npy"))
+    first = graph.offsets[population] if continuous(graph) else 0
     return recorded[first : first + samples * graph.steps].reshape(samples, graph.steps, -1)
 
 
@@ -231,9 +236,9 @@ def emit(
         if job is not None:
             names = processes if record else [graph.output]
             for name in names:
-                _attach_recorder(processes[name], job / f"{name}.npy", graph.population(name).size, steps, graph)
+                _attach_recorder(processes[name], job / _file(graph, name, ".s.npy"), name, steps, graph)
             if graph.read == "voltage":
-                _attach_probe(processes[graph.output], job / f"{graph.output}.v.npy", steps)
+                _attach_probe(processes[graph.output], job / _file(graph, graph.output, ".v.npy"), graph.output, steps)
     for p in graph.projections:
         wire(graph, p, processes)
     return processes, steps
@@ -253,7 +258,7 @@ def _emit_diffpc(
     processes: dict[str, Any] = {}
     for p in graph.populations:
         assert isinstance(p.dynamics, DiffPC | DiffPCInt)
-        record = "" if job is None else str(job / f"{p.name}.npz")
+        record = "" if job is None else str(job / _file(graph, p.name, ".npz"))
         processes[p.name] = Process(
             shape=(p.size,),
             params=p.dynamics,
@@ -314,18 +319,18 @@ def neurons(graph: Graph, p: Population) -> Any:
     return getattr(lif, name)(**neuron)
 
 
-def _attach_recorder(process: Any, path: Path, size: int, steps: int, graph: Graph) -> None:
+def _attach_recorder(process: Any, path: Path, population: str, steps: int, graph: Graph) -> None:
     from lavasnn.processes.recorder import Recorder
 
-    kind = "int32" if graph.graded(path.stem) else "int8"
-    recorder = Recorder(shape=(size,), steps=steps, record=str(path), kind=kind, name=f"record {path.stem}")
+    kind, shape = "int32" if graph.graded(population) else "int8", (graph.population(population).size,)
+    recorder = Recorder(shape=shape, steps=steps, record=str(path), kind=kind, name=f"record {population}")
     process.s_out.connect(recorder.s_in)
 
 
-def _attach_probe(process: Any, path: Path, steps: int) -> None:
+def _attach_probe(process: Any, path: Path, population: str, steps: int) -> None:
     from lavasnn.processes.recorder import Probe
 
-    probe = Probe(shape=process.v.shape, steps=steps, record=str(path), name=f"probe {path.stem}")
+    probe = Probe(shape=process.v.shape, steps=steps, record=str(path), name=f"probe {population}")
     probe.v.connect_var(process.v)
 
 
@@ -343,8 +348,7 @@ def synapse_name(graph: Graph, p: Projection) -> str:
 def wire(graph: Graph, p: Projection, processes: Mapping[str, Any]) -> None:
     """Synapses between two populations; weights are on Lava's grid, so its own rounding changes none."""
     s, name = graph.synapses(p), synapse_name(graph, p)
-    bits = 24 if graph.graded(p.source) else 2 if p.carries != "s" or _signed(graph, p.source) else 0
-    options: dict[str, Any] = {"num_message_bits": bits, "name": p.name}
+    options: dict[str, Any] = {"num_message_bits": message_bits(graph, p.source), "name": p.name}
     stock = not isinstance(graph.population(p.source).dynamics, DiffPC | DiffPCInt)
     sends = processes[p.source].s_out if stock else getattr(processes[p.source], p.carries)
     receives = getattr(processes[p.target], "a_in" if p.into == "a" else p.into)
@@ -357,10 +361,13 @@ def wire(graph: Graph, p: Projection, processes: Mapping[str, Any]) -> None:
     synapses.a_out.connect(receives)
 
 
-def _signed(graph: Graph, population: str) -> bool:
-    """Whether a population's spikes may be -1."""
+def message_bits(graph: Graph, population: str) -> int:
+    """Lava's `num_message_bits` of a population: 0 if it sends spikes of +1 alone, 2 if they may be -1, 24 of payloads."""
     d = graph.population(population).dynamics
-    return getattr(d, "vth_lo", None) is not None or (isinstance(d, Source) and graph.encoding.kind == "given")
+    if graph.graded(population):
+        return GRADED_BITS
+    ternary = isinstance(d, DiffPC | DiffPCInt) or getattr(d, "vth_lo", None) is not None
+    return 2 if ternary or (isinstance(d, Source) and graph.encoding.kind == "given") else 0
 
 
 def _matrix_process(name: str, s: Owned, delay: Any, options: dict[str, Any]) -> Any:

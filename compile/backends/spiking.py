@@ -32,7 +32,8 @@ class Record:
         sent: Messages by population.
         voltages: Voltages after each step, of the populations asked for.
         margins: Real numbers only: each step's smallest distance of a voltage from its threshold, (sample, step, 1).
-        peaks: Largest magnitudes met, by "population.a" (summed input), ".u" and ".v" (before any reset).
+        peaks: Largest magnitudes met, by "population.a" (summed input), ".u" and ".v" (before any reset); by ".least" and
+            ".most" the smallest and largest summed input.
     """
 
     sent: dict[str, Array]
@@ -43,6 +44,12 @@ class Record:
     def note(self, key: str, values: Array) -> None:
         """Remember the largest magnitude."""
         self.peaks[key] = max(self.peaks.get(key, 0.0), float(values.max(initial=0)), -float(values.min(initial=0)))
+
+    def note_range(self, name: str, values: Array) -> None:
+        """Remember the smallest and the largest input."""
+        least, most = float(values.min()), float(values.max())
+        self.peaks[f"{name}.least"] = min(self.peaks.get(f"{name}.least", least), least)
+        self.peaks[f"{name}.most"] = max(self.peaks.get(f"{name}.most", most), most)
 
 
 def run_spiking(graph: Graph, shown: Array, *, measure: bool = False, voltages: tuple[str, ...] = ()) -> Record:
@@ -56,6 +63,7 @@ def run_spiking(graph: Graph, shown: Array, *, measure: bool = False, voltages: 
 
     Raises:
         InputError: A population that no executor runs (see `compile.passes.fold`).
+        RangeError: A payload beyond signed 24 bits.
     """
     record = Record({graph.source.name: shown})
     runners: dict[str, _Runner] = {}
@@ -95,7 +103,6 @@ def _fits_kernel(graph: Graph, p: Population, wires: list[Synapse]) -> bool:
     return (
         graph.seamless
         and isinstance(d, LifInt)
-        and d.vth_lo is None
         and len(wires) == 1
         and isinstance(graph.synapses(wires[0].projection), Dense)
         and not graph.graded(wires[0].projection.source)
@@ -120,7 +127,7 @@ class _Runner:
         whole = isinstance(p.dynamics, LifInt | GradedInt)
         self.kind: Any = np.int64 if whole else np.float64
         self.state: LifState | None = None
-        self.current = np.zeros((n, p.size))  # u without its wrap, to see whether there was one
+        self.current = np.zeros((n, p.size) if measure else 0)  # u without its wrap, to see whether there was one
         match p.dynamics:
             case Lif() | LifInt() as d:
                 self.state = lif.initial(d, (n, p.size))
@@ -148,9 +155,13 @@ class _Runner:
                 total = total + wire(messages)
         if self.measure:
             self.record.note(f"{self.name}.a", total)
+            self.record.note_range(self.name, total)
         if self.state is None:
             assert isinstance(self.dynamics, Graded | GradedInt)
-            self.sent[:, t] = graded.step(self.dynamics, total)
+            sent = graded.step(self.dynamics, total)
+            if isinstance(self.dynamics, GradedInt):
+                graded.check_payloads(sent, self.name, t)
+            self.sent[:, t] = sent
             if self.margin is not None:
                 self.margin[:, t, 0] = np.abs(np.abs(total) - self.dynamics.vth).min(axis=1)
             return
@@ -163,7 +174,8 @@ class _Runner:
 
     def _spike(self, t: int, v: Array, vth: Any) -> Array:
         if self.margin is not None:
-            self.margin[:, t, 0] = np.minimum(self.margin[:, t, 0], np.abs(v - vth).min(axis=1))
+            away = np.where(v == 0, np.inf, np.abs(v - vth))  # at rest nothing was added, so nothing was rounded
+            self.margin[:, t, 0] = np.minimum(self.margin[:, t, 0], away.min(axis=1))
         if self.measure:
             self.record.note(f"{self.name}.v", v)
         return v > vth

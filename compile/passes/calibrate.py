@@ -57,6 +57,7 @@ def _diffpc(state: State) -> State:
             f"the {len(state.pixels)} calibration samples needed {max(_bits(v) for v in peaks.values()):.1f} "
             f"({summary['headroom_bits']:.1f} bits of headroom); a run that leaves 24 bits stops and says where",
         )
+    warnings = (*warnings, *(f"calibrate: {line}" for line in remarks(graph, run)))
     return replace(state, report={**state.report, "calibrate": summary}, warnings=warnings, traffic=_traffic(run))
 
 

@@ -5,8 +5,9 @@ have to spike. That takes a step, so everything else on the way is delayed by on
 
 **A bias of the current** becomes an input that is always on. Lava's LIF adds its bias to the voltage. Where the current has
 no memory (du 1) that comes to the same; elsewhere a population of one neuron that spikes in every step brings the bias
-through a synapse. In a seamless graph its delay makes the first spike arrive with the window's first step. In others the
-bias starts a step late, as everything in them takes a step.
+through a synapse. In a seamless graph its delay makes the first spike arrive with the window's first step; if it has to do so
+in a population that nothing else leads into, all windows but the input's open a step later. In others the bias starts a step
+late, as everything in them takes a step.
 """
 
 from __future__ import annotations
@@ -58,9 +59,8 @@ def lowered(graph: Graph) -> Graph:
 def _delayed(before: Graph, after: Graph) -> dict[str, int]:
     """Steps by which projections were delayed."""
     late = {q.name: int(np.max(q.delay)) for q in before.projections}
-    return {
-        q.name: int(np.max(q.delay)) - late[q.name] for q in after.projections if int(np.max(q.delay)) > late.get(q.name, 99)
-    }
+    more = {q.name: int(np.max(q.delay)) - late[q.name] for q in after.projections if q.name in late}
+    return {name: steps for name, steps in more.items() if steps}
 
 
 def _without_coincidences(graph: Graph) -> Graph:
@@ -84,8 +84,10 @@ def _without_current_biases(graph: Graph) -> Graph:
     if not biased:
         return graph
     populations: dict[str, Population] = {}
-    projections = list(graph.projections)
     opens, needs_input = graph.offsets if graph.seamless else {}, False
+    lone = {p.name for p in biased if opens.get(p.name) == 0 and isinstance(p.dynamics, Lif) and p.dynamics.du != 1}
+    first = {p.name for p in graph.populations if not graph.arriving(p.name)} - lone if lone else set[str]()
+    projections = [replace(q, delay=q.delay + 1) if q.source in first else q for q in graph.projections]
     taken = {p.name for p in graph.populations}
     name = next(n for n in ("on", *(f"on{i}" for i in range(len(taken)))) if n not in taken)
     for p in graph.populations:
@@ -96,7 +98,7 @@ def _without_current_biases(graph: Graph) -> Graph:
             else:
                 needs_input = True
                 weight = np.broadcast_to(np.asarray(d.bias_u, np.float64), (p.size,)).reshape(-1, 1)
-                late = opens[p.name] - 1 if opens else 0
+                late = opens[p.name] + bool(lone) - 1 if opens else 0
                 projections.append(Projection(f"{name}-{p.name}", name, p.name, Dense(weight.copy()), delay=late))
                 d = replace(d, bias_u=0.0)
         populations[p.name] = replace(p, dynamics=d)

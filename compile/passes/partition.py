@@ -19,6 +19,7 @@ cut, so cutting starts at the output and is repeated until nothing changes.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -231,8 +232,7 @@ def _whole(slices: list[Slice], target: Target) -> list[Violation]:
     if not slices:
         return []
     chips, count = target.chips.value, slices[-1].core + 1
-    most = max((s.population for s in slices), key=lambda name: sum(s.population == name for s in slices))
-    share = sum(s.population == most for s in slices)
+    ((most, share),) = Counter(s.population for s in slices).most_common(1)
     found: list[Violation] = []
     for resource, needed, limit, hint in (
         ("cores", count, target.cores.value, f"population {most!r} alone is cut into {share} ranges; make it smaller"),

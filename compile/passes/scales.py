@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.backends.spiking import run_population, run_spiking
+from compile.backends.spiking import Record, run_population, run_spiking
 from compile.passes.grids import on_grid, sign_mode, weight_report
 from compile.passes.state import State
+from compile.target import Target
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
-from lavasnn.errors import RangeError
+from lavasnn.errors import InputError, RangeError
 from lavasnn.ir import Graph, Population, Projection
 from lavasnn.synapses import GRID, Grid, Transposed, count, with_weight
 
@@ -49,17 +50,25 @@ def quantize_stock(state: State) -> State:
     """Turn a graph of stock neurons into integers.
 
     Raises:
+        InputError: Payloads that come back to a population before theirs, whose unit is not known yet.
         RangeError: A threshold or bias that no scale brings into its register.
     """
     graph = state.graph
-    reference = _reference(state)
+    run = _reference(state)
+    reference = run.sent
     units: dict[str, float] = {graph.source.name: 1.0}
     populations: list[Population] = [graph.source]
     projections: dict[str, Projection] = {}
     report: dict[str, Any] = {}
     outputs: dict[str, float] = {}
     for p in graph.populations[1:]:
-        best, least = _best(graph, p, units, reference)
+        for q in graph.arriving(p.name):
+            if graph.graded(q.source) and q.source not in units:
+                raise InputError(
+                    f"quantize: projection {q.name!r} brings payloads of {q.source!r} back to {p.name!r}; feedback has to be "
+                    "spikes"
+                )
+        best, least = _best(graph, p, units, reference, _least(p, run.peaks, state.target))
         units[p.name] = best.unit
         populations.append(best.population)
         projections |= {q.name: q for q in best.projections}
@@ -81,25 +90,39 @@ def population_units(graph: Graph) -> dict[str, float]:
     return units
 
 
-def _reference(state: State) -> dict[str, Array]:
+def _least(p: Population, peaks: Mapping[str, float], target: Target) -> float:
+    """Smallest unit in which inputs and currents of the calibration samples leave half of their registers free."""
+    top = 2.0 ** (target.state_bits.value - 1)
+    a = peaks.get(f"{p.name}.a", 0.0)
+    if isinstance(p.dynamics, Graded):
+        return 2 * a / top
+    return 2 * max(a / target.dendrite_input.value, peaks.get(f"{p.name}.u", 0.0) * 64 / top)
+
+
+def _reference(state: State) -> Record:
     """Messages of the real network on as many calibration samples as fit."""
     graph = state.graph
     messages = graph.steps * sum(p.size for p in graph.populations)
     work = graph.steps * sum(count(graph.synapses(q)) for q in graph.projections)
     few = state.pixels[: max(1, min(TRIAL_MESSAGES // messages, TRIAL_WORK // max(work, 1)))]
-    return run_spiking(graph, graph.encoding.messages(few, np.arange(len(few)), graph.steps)).sent
+    return run_spiking(graph, graph.encoding.messages(few, np.arange(len(few)), graph.steps), measure=True)
 
 
-def _best(graph: Graph, p: Population, units: Mapping[str, float], reference: Mapping[str, Array]) -> tuple[_Scaled, float]:
-    """The unit with the smallest output error, and that error: the share of messages that differ."""
+def _best(
+    graph: Graph, p: Population, units: Mapping[str, float], reference: Mapping[str, Array], least: float
+) -> tuple[_Scaled, float]:
+    """The unit with the smallest output error, and that error: the share of messages that differ. None is below `least`."""
     sent = {name: _payloads(graph, name, values, units.get(name, 1.0)) for name, values in reference.items()}
-    largest = _unit(graph, p, units)
-    exponents = {q.name: _exponent(_strength(graph, q, units)[1] / largest) for q in graph.arriving(p.name)}
+    fine = _unit(graph, p, units)
+    least = 0.0 if fine == 1.0 else least  # integers stay as they are
+    needed = {q.name: _strength(graph, q, units)[1] for q in graph.arriving(p.name)}
+    exponents = {name: _exponent(n / max(fine, least)) for name, n in needed.items()}
+    largest = max([fine, least, *(n / 2 ** exponents[name] for name, n in needed.items())])
     tried: list[tuple[float, float, _Scaled]] = []
     refused: RangeError | None = None
     for share in CANDIDATES if largest != 1.0 else CANDIDATES[:1]:
         try:
-            scaled = _scaled(graph, p, _short(largest * share), units, exponents)
+            scaled = _scaled(graph, p, _short(max(largest * share, least)), units, exponents)
         except RangeError as error:
             refused = refused or error
             continue

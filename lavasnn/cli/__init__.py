@@ -45,7 +45,7 @@ def cli() -> None:
     """Train spiking networks with local rules, compile them for Loihi 2, prove them on Lava's simulator.
 
     \b
-    lavasnn demo                                   everything, on small images, in about a minute
+    lavasnn demo                                   everything, on small images, in half a minute
     lavasnn train sim_runs/mnist-diffpc-s.toml     train
     lavasnn compile runs/m.safetensors -o p        to a Loihi 2 program
     lavasnn verify p --data mnist --samples 50     torch = exact = Lava, spike for spike

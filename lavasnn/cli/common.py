@@ -64,14 +64,18 @@ OUTPUT = options(
     click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
 )
 DATA = options(
-    click.option("--data", "spec", help="digits, mnist or fashion_mnist, with :train or :test (the default)."),
+    click.option(
+        "--data",
+        "spec",
+        help="digits, mnist or fashion_mnist, with :train or :test; else test images, for compile training images.",
+    ),
     click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache."),
     click.option("--download", is_flag=True, help="Fetch missing image files (with checksum)."),
 )
 INPUT = click.option(
     "--input",
     "given",
-    help="Instead of --data: messages or pixels in a .npy, .npz (x, labels) or .nir file, or random[:RATE] for random spikes.",
+    help="Instead of --data: messages or pixels in a .npy, .npz (x, labels) or .nir file, or random[:RATE].",
 )
 SAMPLES = click.option("--samples", type=click.IntRange(min=1), help="Use only the first N samples.")
 BATCH = click.option("--batch", type=click.IntRange(min=1), default=256, show_default=True, help="Samples at a time.")
@@ -81,7 +85,7 @@ BACKEND = click.option(
 PRECISION = click.option(
     "--precision",
     type=click.Choice(["fixed", "float"]),
-    help="Integers, or float64 (of a program: its own weights as real numbers). Default: fixed for programs.",
+    help="Integers, or float64 (of a program: its own weights as real numbers). Default: what the file holds; verify compiles.",
 )
 
 
@@ -118,6 +122,11 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     with console.capture() as text:
         console.print(grid)
     click.echo(text.get(), nl=False)
+
+
+def counted(n: int, thing: str) -> str:
+    """A number with its noun, in the plural where it is not 1."""
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 def note(quiet: bool, text: str) -> None:
@@ -163,7 +172,7 @@ class Loaded:
         Raises:
             InputError: Integers are asked of a network that is not compiled.
         """
-        wanted = precision or ("fixed" if self.kind == "program" else "float")
+        wanted = precision or ("fixed" if self.graph.integer else "float")
         if wanted == "fixed" and not self.graph.integer:
             raise InputError(f"a {self.kind} has no integers yet; run `lavasnn compile` on it, or use --precision float")
         return real(self.graph) if wanted == "float" and self.graph.integer else lowered(folded(self.graph))
@@ -175,6 +184,8 @@ def open_network(path: Path) -> Loaded:
     Raises:
         InputError: No such file, or not one of these.
     """
+    if path.suffix in (".nir", ".net"):
+        raise InputError(f"{path} is a file of another tool; run `lavasnn import` on it first")
     kind, _, _ = read_tensors(path, "model", "graph", "program")
     if kind == "program":
         program = Program.load(path)
@@ -215,7 +226,7 @@ def open_data(
     named = spec or str(trained_on)
     images = data.load(named if ":" in named else f"{named}:{split}", data_dir, download=download)
     if samples is not None and samples > len(images):
-        raise InputError(f"--samples {samples:,}: {images.name}:{images.split} has {len(images):,}")
+        raise InputError(f"--samples {samples:,}: {images.label} has {len(images):,}")
     return images if samples is None else images.take(samples)
 
 

@@ -18,6 +18,7 @@ from lavasnn.cli.common import (
     OUTPUT,
     SAMPLES,
     SEEDS,
+    counted,
     open_network,
     open_samples,
     show,
@@ -79,7 +80,7 @@ def cost_command(
     guesses = energy.estimates(counts)
     values: dict[str, Any] = {
         "file": file,
-        "data": f"{images.name}:{images.split}",
+        "data": images.label,
         "phases": [p.name for p in result.phases],
         "counts": counts.to_json(),
         "proxy_per_sample": energy.proxy(counts),
@@ -93,7 +94,7 @@ def print_cost(counts: Counts, guesses: tuple[Estimate, ...], values: dict[str, 
     """The same for a person: counts first, then the proxy, then estimates."""
     click.echo(
         f"{values['data']}: {counts.samples:,} samples of {counts.steps} steps ({', '.join(values['phases'])}) on "
-        f"{counts.cores} cores of {counts.chips} chip{'s' if counts.chips > 1 else ''}"
+        f"{counted(counts.cores, 'core')} of {counted(counts.chips, 'chip')}"
     )
     names = [name.replace("_", " ") for name in COUNTED]
     rows = [

@@ -13,7 +13,7 @@ import numpy as np
 from compile.program import Program
 from lavasnn import config as configs
 from lavasnn import data
-from lavasnn.cli.common import OUTPUT, SEEDS, note, open_network, require_lava, show, table
+from lavasnn.cli.common import OUTPUT, SEEDS, counted, note, open_network, require_lava, show, table
 from lavasnn.cli.deploy import build
 from lavasnn.cli.execute import bits_json, execute
 from lavasnn.cli.train import train_one
@@ -37,7 +37,7 @@ VERIFIED = 60
 def demo_command(method: str, out: Path, seed: int, as_json: bool, quiet: bool) -> None:
     """Train with DiffPC on real digits, compile for Loihi 2, run on Lava's simulator, prove it spike for spike.
 
-    Takes about a minute on two cores and downloads nothing.
+    Takes about half a minute on two cores and downloads nothing.
 
     Example: lavasnn demo --out runs/demo
     """
@@ -126,7 +126,7 @@ def _print(values: dict[str, Any], program: Program, test: Images) -> None:
         ["bits per neuron, everything", f"{bits['total']:.3f}", f"with addresses {bits['total_with_address']:.3f}"],
         [
             "fits on",
-            f"{fit['cores']} cores",
+            counted(fit["cores"], "core"),
             f"{fit['neurons']} neurons, {fit['synapses']:,} synapses, {fit['memory_bytes']:,} bytes (estimate)",
         ],
         [

@@ -26,6 +26,7 @@ from lavasnn.cli.common import (
     OUTPUT_FILE,
     SEEDS,
     Loaded,
+    counted,
     note,
     open_network,
     open_samples,
@@ -39,6 +40,8 @@ from lavasnn.recordings import Recording
 from lavasnn.synapses import Transposed
 
 PICTURES = (".png", ".svg", ".pdf")
+CALIBRATION_SEED = 1
+"""Of random calibration input; what is then run on random input is drawn with 0 unless told otherwise."""
 MOST_TOTALS = 24
 """Totals that are printed."""
 MOST_CORES = 6
@@ -149,7 +152,7 @@ def compile_command(
     network = open_network(file)
     if network.kind == "program":
         raise InputError(f"{file} is compiled already")
-    images = open_samples(network, spec, given, data_dir, download, None, split="train")
+    images = open_samples(network, spec, given, data_dir, download, None, CALIBRATION_SEED, "train")
     chips = named(target)
     try:
         program = build(network, images, calibrate, target, str(file.name))
@@ -220,7 +223,8 @@ def print_program(program: Program, report: Report, output: Path, ready: Sequenc
     """What a person wants to know of a compiled program."""
     used, q = program.fit, program.report["quantize"]
     click.echo(
-        f"{output}: {used['cores']} cores of {program.target}, {used['neurons']:,} neurons, {used['synapses']:,} synapses, "
+        f"{output}: {counted(used['cores'], 'core')} of {program.target}, {used['neurons']:,} neurons, input included, "
+        f"{used['synapses']:,} synapses, "
         f"{used['memory_bytes']:,} bytes (estimate)"
     )
     rows = [

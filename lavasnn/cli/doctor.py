@@ -8,25 +8,28 @@ from typing import Any
 
 import click
 
-from compile.target import TARGETS
+from compile.target import TARGETS, Target, named
 from lavasnn import data
-from lavasnn.cli.common import OUTPUT, machine, show, table, version
+from lavasnn.cli.common import FILE, OUTPUT, machine, show, table, version
 from lavasnn.data import NAMES
-from lavasnn.errors import LavasnnError, NotEqual
+from lavasnn.errors import InputError, LavasnnError, NotEqual
 
 
 @click.command("doctor")
-@click.option("--targets", is_flag=True, help="Print the chips and every limit with its source.")
+@click.argument("file", type=FILE, required=False)
+@click.option("--targets", is_flag=True, help="Print the chips, or that of FILE (.toml), with the source of every limit.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache.")
 @OUTPUT
-def doctor_command(targets: bool, data_dir: Path | None, as_json: bool, quiet: bool) -> None:
+def doctor_command(file: Path | None, targets: bool, data_dir: Path | None, as_json: bool, quiet: bool) -> None:
     """Check this installation: packages, Lava in a short guarded run, data sets.
 
     Example: lavasnn doctor --targets
     """
     if targets:
-        _targets(as_json)
+        _targets(list(TARGETS.values()) if file is None else [named(str(file))], as_json)
         return
+    if file is not None:
+        raise InputError(f"doctor: {file} is given without --targets; nothing else takes a file")
     checks = {"lava": _lava(), **{f"data {name}": _dataset(name, data_dir) for name in NAMES}}
     values: dict[str, Any] = {"machine": machine(), "checks": checks, "ok": checks["lava"]["ok"]}
 
@@ -77,8 +80,8 @@ def _dataset(name: str, data_dir: Path | None) -> dict[str, Any]:
     return {"ok": True, "text": f"{len(images):,} test images of {images.shape[0]}x{images.shape[1]}"}
 
 
-def _targets(as_json: bool) -> None:
-    limits = {t.name: {k: vars(v) for k, v in t.limits.items()} for t in TARGETS.values()}
+def _targets(targets: list[Target], as_json: bool) -> None:
+    limits = {t.name: {k: vars(v) for k, v in t.limits.items()} for t in targets}
 
     def lines() -> None:
         for name, entries in limits.items():

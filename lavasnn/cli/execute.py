@@ -68,9 +68,8 @@ def execute(
 
 def silence(graph: Graph, result: RunResult, images: Images | Recording) -> list[str]:
     """Warnings of populations that never or always send, with what their inputs come to on a few samples."""
-    found = remarks(graph, result)
-    if not found or graph.timing is not None:
-        return list(found)
+    if not remarks(graph, result):
+        return []
     peaks = exact.run(graph, images.take(min(16, len(images))).pixels, measure=True).meta["peaks"]
     return list(remarks(graph, replace(result, meta={**result.meta, "peaks": peaks})))
 
@@ -134,7 +133,7 @@ def run_command(
     seconds = time.perf_counter() - started
     values: dict[str, Any] = {
         "file": file,
-        "data": f"{images.name}:{images.split}",
+        "data": images.label,
         "samples": result.samples,
         "backend": backend,
         "precision": result.precision,
@@ -203,7 +202,7 @@ def bits_command(
     graph = seeded(network.as_precision(precision), seed)
     result = execute(backend, graph, images, both_phases(graph, "both"), batch, False, quiet)
     values = bits_json(result, network)
-    show(as_json, values | {"file": file, "data": f"{images.name}:{images.split}"}, lambda: print_bits(values))
+    show(as_json, values | {"file": file, "data": images.label}, lambda: print_bits(values))
 
 
 def bits_json(result: RunResult, network: Loaded) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from lavasnn.cli.common import FILE, OUTPUT, OUTPUT_FILE, show, table
+from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph
 
@@ -28,6 +30,13 @@ from lavasnn.ir import Graph
 @click.option(
     "--groups", type=click.IntRange(min=1), default=64, show_default=True, help="NIR: most populations that one node becomes."
 )
+@click.option(
+    "--code",
+    type=click.Choice(["given", "bernoulli"]),
+    default="given",
+    show_default=True,
+    help="What samples are: messages, or images drawn as random spikes (--levels is then their brightest pixel, 255 if 1).",
+)
 @click.option("--input-layer", is_flag=True, help="netx: keep the input's own neurons; samples then drive their biases.")
 @click.option("--layers", type=click.IntRange(min=1), help="netx: read the first N layers behind the input alone.")
 @click.option("--image", help="netx: C,H,W of the input of a file that starts with a convolution.")
@@ -40,6 +49,7 @@ def import_command(
     scale: float | None,
     levels: int,
     groups: int,
+    code: str,
     input_layer: bool,
     layers: int | None,
     image: str | None,
@@ -50,18 +60,28 @@ def import_command(
 
     Example: lavasnn import network.nir --dt 1e-4 --steps 1000 -o graph.safetensors
     """
+    payload = 1 if code == "bernoulli" else levels
     if file.suffix == ".net":
         if dt is not None or scale is not None:
             raise InputError("import: --dt and --scale are for NIR; a .net file holds integers already")
         from lavasnn.interop.netx import read_net
 
-        graph = read_net(file, steps=steps, levels=levels, input_layer=input_layer, image=_image(image), layers=layers)
+        graph = read_net(
+            file,
+            steps=steps,
+            levels=payload,
+            input_layer=input_layer,
+            image=_image(image),
+            layers=layers,
+        )
     elif file.suffix == ".nir":
         if input_layer or layers is not None or image is not None:
             raise InputError("import: --input-layer, --layers and --image are for netx files")
-        graph = _read_nir(file, steps, dt, scale, levels, groups)
+        graph = _read_nir(file, steps, dt, scale, payload, groups)
     else:
         raise InputError(f"import: {file} is neither .nir nor .net")
+    if code == "bernoulli":
+        graph = replace(graph, encoding=Encoding("bernoulli", levels=255 if levels == 1 else levels))
     path = output or Path(file.name).with_suffix(".safetensors")
     graph.save(path)
     values: dict[str, Any] = {

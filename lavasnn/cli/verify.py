@@ -28,7 +28,7 @@ from lavasnn.cli.common import (
     show,
     table,
 )
-from lavasnn.cli.execute import both_phases, execute, seeded
+from lavasnn.cli.execute import both_phases, execute, seeded, silence
 from lavasnn.data import Images
 from lavasnn.errors import InputError, NotEqual
 from lavasnn.ir import Graph
@@ -51,11 +51,11 @@ def prove(graph: Graph, images: Images | Recording, batch: int, quiet: bool) -> 
     return [_merged(parts) for parts in whole.values()]
 
 
-def follow(reference: Graph, graph: Graph, images: Images | Recording) -> Agreement:
-    """How far integers follow the real network, which torch runs."""
+def follow(reference: Graph, graph: Graph, images: Images | Recording, name: str) -> Agreement:
+    """How far integers follow the real network of that name, which torch runs."""
     settle = both_phases(graph, "both")
     real_run = execute("torch", reference, images, settle, len(images), True, True)
-    return agreement(real_run, execute("exact", graph, images, settle, len(images), True, True))
+    return agreement(real_run, execute("exact", graph, images, settle, len(images), True, True), name)
 
 
 def _merged(parts: list[Verification]) -> Verification:
@@ -121,7 +121,10 @@ def verify_command(
     graph = seeded(graph, seed)
     proofs = prove(graph, images, batch, quiet)
     values = proof_json(proofs) | {"precision": "fixed" if graph.integer else "float"}
-    followed = None if real_graph is None else follow(seeded(real_graph, seed), graph, images)
+    of = f"{reference or file}" if reference is not None or not network.graph.integer else "its own integers as real numbers"
+    followed = None if real_graph is None else follow(seeded(real_graph, seed), graph, images, of)
+    for warning in silence(graph, execute("exact", graph, images, False, batch, False, True), images):
+        note(quiet, f"warning: {warning}")
     values["agreement"] = None if followed is None else followed.to_json()
 
     def lines() -> None:
@@ -179,7 +182,7 @@ def _print_agreement(found: Agreement) -> None:
         for v in found.layers
     ]
     columns = ["population", "kind", "equal", "real/sample", "integer/sample", "apart/neuron", "first parts at"]
-    table(f"How far the integers follow the real network ({found.reference})", columns, rows)
+    table(f"How far the integers follow {found.reference}", columns, rows)
     click.echo(f"{100 * found.predictions:.2f} % of answers are the same")
 
 

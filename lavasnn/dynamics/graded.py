@@ -72,6 +72,27 @@ class GradedInt:
             raise RangeError(f"GradedInt: vth = {self.vth}; allowed is 0..{STATE_MAX}")
 
 
+def check_payloads(sent: Any, who: str, t: int) -> None:
+    """Refuse integer payloads beyond signed 24 bits.
+
+    Args:
+        sent: Payloads, shape (sample, neuron).
+        who: Name of the population.
+        t: Step within the window.
+
+    Raises:
+        RangeError: Names population, neuron, value and step.
+    """
+    xp = array_namespace(sent)
+    if int(xp.max(sent)) > STATE_MAX or int(xp.min(sent)) < -STATE_MAX:
+        flat = xp.reshape(sent, (-1,))
+        index = int(xp.argmax(xp.abs(flat)))
+        raise RangeError(
+            f"population {who!r}: neuron {index % sent.shape[-1]} sends {int(flat[index]):,} at step {t}, payloads of signed "
+            f"24 bits allow -{STATE_MAX:,}..{STATE_MAX:,}; smaller weights or inputs help"
+        )
+
+
 def step(params: Graded | GradedInt, a: Any) -> Any:
     """Payloads sent for what arrives in this step, shape (..., neuron), numpy or torch, dtype of `a`."""
     xp = array_namespace(a)

@@ -26,9 +26,9 @@ from lavasnn.errors import InputError
 from lavasnn.interop.nir_cells import Cell, cells
 from lavasnn.interop.nir_integers import cut, in_integers
 from lavasnn.interop.nir_nodes import LINEAR, Net, infer_shapes, load, window
-from lavasnn.paths import aligned, in_order, reach
 from lavasnn.interop.rows import only_rows, sliced
 from lavasnn.ir import Graph, Population, Projection, Source, Through
+from lavasnn.paths import aligned, in_order, reach
 from lavasnn.synapses import Dense, Owned, Sparse, as_sparse, one_to_one, scaled_rows
 
 Array = NDArray[np.float64]

@@ -25,8 +25,8 @@ from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
 from lavasnn.files import replacing
-from lavasnn.paths import depths, reach, slack
 from lavasnn.ir import Graph, Population, Projection, Source, Through
+from lavasnn.paths import depths, reach, slack
 from lavasnn.synapses import Conv, Owned, Sparse, as_dense
 
 Array = NDArray[Any]
@@ -71,7 +71,7 @@ def _problems(graph: Graph) -> Iterator[str]:
         return
     if not isinstance(graph.source.dynamics, Source):
         yield f"the first population {graph.source.name!r} is {type(graph.source.dynamics).__name__}, needed is an input"
-    if graph.encoding.kind != "given" and graph.encoding.kind != "bernoulli":
+    if graph.encoding.kind == "value":
         yield f"the input is encoded as {graph.encoding.kind!r}, NIR holds messages"
     speaks = {q.source for q in graph.projections}
     for p in graph.populations:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lavasnn.dynamics.fixedpoint import ALIGN_BITS
+from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.ir import Graph
@@ -14,14 +14,16 @@ from lavasnn.results import RunResult
 
 
 def thresholds(graph: Graph) -> dict[str, float]:
-    """Each stock population's threshold, in units of the voltage for LIF, of the input for graded neurons."""
+    """Each population's threshold, in units of its input; of DiffPC the smallest one for activity."""
     found: dict[str, float] = {}
     for p in graph.populations:
         match p.dynamics:
-            case LifInt(vth=vth):
-                found[p.name] = vth << ALIGN_BITS
-            case Lif(vth=vth) | Graded(vth=vth) | GradedInt(vth=vth):
+            case Lif(vth=vth) | LifInt(vth=vth) | Graded(vth=vth) | GradedInt(vth=vth):
                 found[p.name] = vth
+            case DiffPC(timing=timing):
+                found[p.name] = float(timing.thresholds("activity").min())
+            case DiffPCInt(timing=timing, point=point):
+                found[p.name] = float(timing.thresholds("activity").min()) * 2**point
             case _:
                 pass
     return found
@@ -31,7 +33,7 @@ def quiet(result: RunResult, thresholds: Mapping[str, float]) -> tuple[str, ...]
     """One line for each population that sends nothing at all in a run, or something from every neuron in every step.
 
     Args:
-        result: A run; with the exact executor's `measure` the lines tell the largest input and voltage met.
+        result: A run; of the exact executor with `measure` (DiffPC: always) the lines tell the range of the input, too.
         thresholds: By population, see `thresholds`.
     """
     found: list[str] = []
@@ -57,13 +59,13 @@ def remarks(graph: Graph, result: RunResult) -> tuple[str, ...]:
 
 
 def _range(result: RunResult, name: str, thresholds: Mapping[str, float]) -> str:
-    """What is known of a population's input, voltage and threshold."""
+    """What is known of a population's input and threshold."""
     peaks: Mapping[str, float] = result.meta.get("peaks", {})
-    parts = [
-        f"{word} up to {_number(peaks[f'{name}.{key}'])}"
-        for key, word in (("a", "inputs"), ("v", "voltages"))
-        if f"{name}.{key}" in peaks
-    ]
+    parts: list[str] = []
+    if f"{name}.least" in peaks:
+        parts.append(f"inputs from {_number(peaks[f'{name}.least'])} to {_number(peaks[f'{name}.most'])}")
+    elif f"{name}.x_T" in peaks:
+        parts.append(f"targets up to {_number(peaks[f'{name}.x_T'])} in magnitude")
     if name in thresholds:
         parts.append(f"the threshold is {_number(thresholds[name])}")
     return f": {', '.join(parts)}" if parts else ""

@@ -8,7 +8,7 @@ dominates small networks. No ratio is formed of dynamic energies: without the st
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -25,6 +25,7 @@ class LayerCounts:
         active_updates: Those of them in which a neuron surely sent something.
         spikes_in: Messages that reached its cores, once for each core.
         axon_out: Messages that it sent, once for each core that they go to.
+        messages_by_hops: Those of `axon_out` between cores, by the links of the mesh that they cross.
     """
 
     population: str
@@ -35,9 +36,10 @@ class LayerCounts:
     active_updates: int
     spikes_in: int
     axon_out: int
+    messages_by_hops: Mapping[int, int] = field(default_factory=dict)
 
 
-COUNTED = tuple(f.name for f in fields(LayerCounts) if f.name not in ("population", "neurons"))
+COUNTED = tuple(f.name for f in fields(LayerCounts) if f.name not in ("population", "neurons", "messages_by_hops"))
 """The counts of a layer that add up over layers."""
 
 
@@ -77,7 +79,11 @@ class Counts:
     def to_json(self) -> dict[str, Any]:
         """Totals as whole numbers, and means per sample, as JSON values."""
         layers = [
-            {**asdict(layer), "per_sample": {name: getattr(layer, name) / self.samples for name in COUNTED}}
+            {
+                **asdict(layer),
+                "messages_by_hops": {str(hops): n for hops, n in layer.messages_by_hops.items()},
+                "per_sample": {name: getattr(layer, name) / self.samples for name in COUNTED},
+            }
             for layer in self.layers
         ]
         return {

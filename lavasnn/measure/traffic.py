@@ -1,7 +1,8 @@
 """Spike communication: how many messages, and how many bits, a network's neurons exchange.
 
-Counted on the real message stream of a run. A ternary spike takes 2 bits (sign and presence), a binary one 1 bit; an address
-names the sender within its population. The error phase of DiffPC is what its paper counts: error spikes alone.
+Counted on the real message stream of a run. A ternary spike takes 2 bits (sign and presence), a binary one 1 bit, a graded
+one 24; an address names the sender within its population. The error phase of DiffPC is what its paper counts: error spikes
+alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def predictive_coding_bits(iterations: int) -> int:
 
 
 def bits_of(kind: str) -> int:
-    """Payload bits of one message: 2 for the ternary s_A and s_e, 1 for binary spikes."""
+    """Payload bits of one message, unless a run says otherwise: 2 for the ternary s_A and s_e, 1 for spikes."""
     return 1 if kind == "s" else 2
 
 
@@ -38,6 +39,7 @@ class Row:
         neurons: Size of the population.
         spikes: Mean number a sample.
         heard: False if no projection carries them on.
+        payload: Bits that one of them carries.
     """
 
     phase: str
@@ -46,6 +48,7 @@ class Row:
     neurons: int
     spikes: float
     heard: bool
+    payload: int
 
     @property
     def spikes_per_neuron(self) -> float:
@@ -55,7 +58,7 @@ class Row:
     @property
     def bits(self) -> float:
         """Payload bits a sample."""
-        return self.spikes * bits_of(self.kind)
+        return self.spikes * self.payload
 
     @property
     def address_bits(self) -> float:
@@ -75,7 +78,8 @@ def rows(result: RunResult) -> list[Row]:
                 continue
             spikes = float(counts[:, phase.start : phase.stop].sum(axis=1, dtype="int64").mean())
             heard = key not in result.unheard
-            found.append(Row(phase.name, population, kind, result.sizes[population], spikes, heard))
+            payload = result.payloads.get(key, bits_of(kind))
+            found.append(Row(phase.name, population, kind, result.sizes[population], spikes, heard, payload))
     return found
 
 

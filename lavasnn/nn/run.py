@@ -44,6 +44,7 @@ def run(
 
     Raises:
         InputError: A DiffPC graph that is no chain of layers.
+        RangeError: A payload beyond signed 24 bits.
     """
     if graph.timing is None:
         return _stock(graph, pixels, labels, np.arange(len(pixels)) if indices is None else indices, record)
@@ -52,7 +53,6 @@ def run(
     if [(p.source, p.target) for p in forward] != list(pairwise(names)):
         raise InputError("torch run: the graph is no chain of layers")
     outputs, messages, traces = _diffpc(graph, forward, pixels, labels if settle else None)
-    carried = {f"{p.source}.{p.carries}" for p in graph.projections}
     return RunResult(
         backend="torch",
         precision="fixed" if graph.integer else "float",
@@ -61,7 +61,8 @@ def run(
         outputs=outputs.numpy(),
         labels=np.zeros(0, np.int64) if labels is None else labels,
         messages=messages,
-        unheard=tuple(key for key in messages if key not in carried),
+        unheard=graph.unheard,
+        payloads=graph.payloads,
         traces=traces if record else {},
     )
 
@@ -130,6 +131,8 @@ def _stock(
                     total = total + (_shifted(part, _shift(graph, q)) if graph.integer else part)
             if isinstance(d, Graded | GradedInt):
                 s = graded.step(d, total)
+                if isinstance(d, GradedInt):
+                    graded.check_payloads(s, p.name, t)
             elif isinstance(d, Lif | LifInt):
                 state = states.get(p.name) or lif.initial(d, total.shape, like=torch.zeros((), dtype=torch.float64))
                 s, states[p.name] = lif.step(d, state, total)
@@ -139,7 +142,6 @@ def _stock(
         if graph.read == "voltage":
             voltages.append(states[graph.output].v)
     raster = {name: torch.stack(steps, 1) for name, steps in sent.items()}
-    carried = {f"{p.source}.s" for p in graph.projections}
     traces = {f"{name}.s": (s.to(torch.int8) if s.dtype == torch.bool else s).numpy() for name, s in raster.items()}
     outputs = raster[graph.output].sum(1)
     if graph.read == "voltage":
@@ -153,7 +155,8 @@ def _stock(
         outputs=outputs.numpy(),
         labels=np.zeros(0, np.int64) if labels is None else labels,
         messages={f"{name}.s": (s != 0).sum(2).to(torch.int32).numpy() for name, s in raster.items()},
-        unheard=tuple(key for key in traces if key.endswith(".s") and key not in carried),
+        unheard=graph.unheard,
+        payloads=graph.payloads,
         traces=traces if record else {},
     )
 

@@ -16,9 +16,10 @@ from compile.verify import compare
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.encode import Encoding
 from lavasnn.export import to_graph
-from lavasnn.ir import Graph
+from lavasnn.ir import Graph, Population, Projection, Source
 from lavasnn.nn import LIF
 from lavasnn.nn.run import run as torch_run
+from lavasnn.synapses import Dense
 
 
 def network(du: float = 0.5, steps: int = 12) -> tuple[nn.Sequential, Graph]:
@@ -97,3 +98,30 @@ def test_compiled_it_spikes_the_same_on_lava() -> None:
     assert found.equal, found.first
     real = exact.run(graph, x, record=True)
     assert np.mean(mine.traces["output.s"] == real.traces["output.s"]) > 0.9
+
+
+def test_a_bias_of_the_current_is_enough_to_be_driven() -> None:
+    """A population that nothing else leads into spikes by its bias; behind it, all messages meet as they did before."""
+    random = np.random.default_rng(5)
+    populations = (
+        Population("input", 4, Source()),
+        Population("alone", 3, Lif(0.5, 0.25, 1.0, bias_u=0.375)),
+        Population("steady", 2, Lif(1.0, 0.25, 1.0, bias=0.5)),
+        Population("output", 2, Lif(1.0, 0.125, 0.5)),
+    )
+    sources = ("input", "alone", "steady")
+    projections = tuple(
+        Projection(p.name, p.name, "output", Dense(np.round(random.normal(0, 1, (2, p.size)), 1)))
+        for p in populations
+        if p.name in sources
+    )
+    graph = Graph(populations, projections, Encoding("given", levels=1), "output", 12)
+    low = lowered(graph)
+    assert (graph.seamless, low.seamless) == (True, True)
+    assert low.offsets == {"input": 0, "on": 0, "alone": 1, "steady": 0, "output": 2}
+    shown = (random.random((3, 12, 4)) < 0.4).astype(np.int8)
+    before, after = exact.run(graph, shown, record=True), exact.run(low, shown, record=True)
+    for key in ("alone.s", "steady.s", "output.s"):
+        assert 0 < before.traces[key].mean() < 1
+        assert np.array_equal(before.traces[key], after.traces[key])
+    assert not compile_graph(graph, shown, np.zeros(0, np.int64)).report["warnings"]

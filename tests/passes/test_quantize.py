@@ -18,10 +18,11 @@ from compile.passes.quantize import Quantize, real
 from compile.passes.state import State
 from compile.target import LOIHI2
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
+from lavasnn.dynamics.graded import Graded
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
-from lavasnn.errors import RangeError
+from lavasnn.errors import InputError, RangeError
 from lavasnn.ir import Graph, Population, Projection, Source
 from lavasnn.synapses import Dense, Grid, Transposed
 
@@ -150,6 +151,42 @@ def test_a_stronger_projection_gets_an_exponent() -> None:
         assert report["exponent"] == s.grid.exponent
     assert len(units) == 1
     assert after.report["quantize"]["projections"]["strong"]["exponent"] >= 2
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.2, 1.4, 1.5, 2.0, 2.8, 2.9])
+def test_no_projection_is_clipped_for_the_sake_of_a_weaker_one(ratio: float) -> None:
+    weight = np.array([[0.3, 0.15], [0.1, -0.3]])
+    base = lif(weight, vth=1.0, dv=0.1, steps=20)
+    p = base.projections[0]
+    graph = replace(base, projections=(p, replace(p, name="strong", synapses=Dense(weight * ratio))))
+    projections = quantized(graph).report["quantize"]["projections"]
+    assert [projections[name]["saturated"] for name in ("w", "strong")] == [0, 0]
+
+
+def test_units_leave_room_for_the_inputs_of_the_calibration_samples() -> None:
+    """Five thousand synapses of full strength would add up beyond the dendrite's input; a coarser unit keeps them in it."""
+    random = np.random.default_rng(0)
+    weight = random.uniform(0.5, 1.0, (3, 5000))
+    graph = lif(weight, vth=4000.0, dv=0.0)
+    before = state(graph)
+    after = Quantize().apply(before)
+    s = after.graph.projection("w").synapses
+    peak = exact.run(after.graph, before.pixels, measure=True).meta["peaks"]["output.a"]
+    assert 0.2 * LOIHI2.dendrite_input.value < peak <= LOIHI2.dendrite_input.value
+    assert np.abs(s.weight * s.grid.unit * 2.0**s.grid.exponent - weight).max() <= s.grid.unit * 2.0**s.grid.exponent
+    real_run, mine = (exact.run(g, before.pixels, record=True) for g in (graph, after.graph))
+    assert real_run.traces["output.s"].any()
+    assert np.mean(real_run.traces["output.s"] != mine.traces["output.s"]) < 0.2
+
+
+def test_payloads_that_come_back_are_refused() -> None:
+    """Their unit is chosen after that of the population they come back to."""
+    base = lif(np.eye(2))
+    populations = (*base.populations, Population("loud", 2, Graded(0.5)))
+    up, back = Projection("up", "output", "loud", Dense(np.eye(2))), Projection("back", "loud", "output", Dense(np.eye(2)))
+    graph = replace(base, populations=populations, projections=(*base.projections, up, back))
+    with pytest.raises(InputError, match=r"projection 'back' brings payloads of 'loud' back to 'output'; feedback has to be"):
+        quantized(graph)
 
 
 def test_the_unit_is_chosen_by_what_the_population_answers() -> None:

@@ -9,6 +9,8 @@ spikes of 0 or 1. A bias comes from a neuron that is always on.
 Source: Beyond Linear Processing: Dendritic Bilinear Integration in Spiking Neural Networks (ICLR 2026).
 """
 
+from typing import Any
+
 import numpy as np
 from lava.magma.core.decorator import implements
 from lava.magma.core.model.sub.model import AbstractSubProcessModel
@@ -89,18 +91,18 @@ class SubDLIF(AbstractSubProcessModel):
     """Its parts; integers get the registers of "fixed_pt", real numbers those of "floating_pt"."""
 
     def __init__(self, proc: AbstractProcess) -> None:
-        get = proc.proc_params.get
+        get: Any = proc.proc_params.get
         weights, pairs, k = get("weights"), np.sort(get("pairs"), axis=1), get("k")
         whole = np.issubdtype(weights.dtype, np.integer)
-        once = {"du": 4095, "dv": 4095} if whole else {"du": 1.0, "dv": 1.0}  # no memory
-        current = {"du": once["du"], "dv": get("dv"), "vth": get("vth")}
+        once: dict[str, Any] = {"du": 4095, "dv": 4095} if whole else {"du": 1.0, "dv": 1.0}  # no memory
+        current: dict[str, Any] = {"du": once["du"], "dv": get("dv"), "vth": get("vth")}
         shape, reset = (len(weights),), get("reset_interval")
-        rows = csr_matrix(
+        rows: Any = csr_matrix(
             (np.full(pairs.size, 2), pairs.reshape(-1), np.arange(len(pairs) + 1) * 2), (len(pairs), weights.shape[1])
         )
         exponents = get("weight_exp")
 
-        def options(weight: np.ndarray, exponent: int) -> dict:
+        def options(weight: np.ndarray, exponent: int) -> dict[str, Any]:
             if not whole:
                 return {}
             mixed = SignMode.MIXED if weight.min(initial=0) < 0 < weight.max(initial=0) else None

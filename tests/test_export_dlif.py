@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from compile.passes.lower import lowered
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.export import to_graph
+from lavasnn.interop.nir import read_nir, write_nir
 from lavasnn.ir import Coincidence, Graph
 from lavasnn.nn import DLIF, LIF, ConvDLIF, LowRankPairs, PairConv2d, PairPool, PrivatePairs
 from lavasnn.nn.pairs import channel_pairs, field_pairs, random_pairs
@@ -142,3 +145,16 @@ def test_what_has_no_form_is_refused() -> None:
         with pytest.raises(InputError, match=words) as caught:
             to_graph(net, GIVEN, 5)
         assert "\n" not in str(caught.value)
+
+
+def test_nir_takes_pairs_as_neurons_alone(tmp_path: Path) -> None:
+    """A program's pairs are LIF neurons, which NIR has; a graph's pairs are none, and NIR has no product of spikes."""
+    graph = to_graph(stirred(nn.Sequential(DLIF(6, 4, random_pairs(6, 5, 0), vth=0.5))), GIVEN, 8)
+    with pytest.raises(InputError, match="population 'pairs1' joins pairs of spikes, which NIR has no node for; a program"):
+        write_nir(graph, tmp_path / "graph.nir", dt=1e-3)
+    low, x = lowered(graph), shown(3, 8, 6)
+    write_nir(low, tmp_path / "lowered.nir", dt=1e-3)
+    back = read_nir(tmp_path / "lowered.nir", dt=1e-3, steps=8)
+    mine, theirs = (exact.run(g, x, record=True).traces["output.s"] for g in (low, folded(back)))
+    assert mine.any()
+    assert np.array_equal(mine, theirs)

@@ -25,7 +25,7 @@ from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
 from lavasnn.files import replacing
-from lavasnn.ir import Graph, Population, Projection, Source, Through
+from lavasnn.ir import Coincidence, Graph, Population, Projection, Source, Through
 from lavasnn.paths import depths, reach, slack
 from lavasnn.synapses import Conv, Owned, Sparse, as_dense
 
@@ -86,6 +86,8 @@ def _problems(graph: Graph) -> Iterator[str]:
             yield f"population {name!r} sends graded messages; NIR has no such neurons"
         elif isinstance(d, Through) and np.any(d.bias) and not np.all(d.scale):
             yield f"population {name!r} has a bias and scales of 0; NIR's affine nodes come before them"
+        elif isinstance(d, Coincidence):
+            yield f"population {name!r} joins pairs of spikes, which NIR has no node for; a program has neurons for them"
         elif isinstance(d, Source) and p is not graph.source:
             yield f"population {name!r} is a second input; allowed is one"
         elif isinstance(d, Lif):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lavasnn.errors import FileFormatError
 from lavasnn.files import pack, read_tensors, unpack, write_tensors
-from lavasnn.ir import Phase
+from lavasnn.ir import Graph, Phase
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,30 @@ class RunResult:
     by_neuron: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     traces: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        graph: Graph,
+        backend: str,
+        settle: bool,
+        outputs: NDArray[Any],
+        labels: NDArray[np.int64] | None,
+        messages: Mapping[str, NDArray[Any]],
+        **more: Mapping[str, NDArray[Any]],
+    ) -> RunResult:
+        """A run of a graph, which says the rest; `more` are `by_neuron` and `traces`."""
+        return RunResult(
+            backend,
+            "fixed" if graph.integer else "float",
+            graph.phases(settle),
+            {p.name: p.size for p in graph.populations},
+            outputs,
+            np.zeros(0, np.int64) if labels is None else labels,
+            messages,
+            graph.unheard,
+            graph.payloads,
+            **more,
+        )
 
     @property
     def samples(self) -> int:
@@ -92,17 +116,11 @@ def joined(parts: list[RunResult]) -> RunResult:
     def stack(maps: list[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
         return {key: np.concatenate([m[key] for m in maps]) for key in maps[0]}
 
-    return RunResult(
-        backend=first.backend,
-        precision=first.precision,
-        phases=first.phases,
-        sizes=first.sizes,
+    return replace(
+        first,
         outputs=np.concatenate([p.outputs for p in parts]),
         labels=np.concatenate([p.labels for p in parts]),
         messages=stack([p.messages for p in parts]),
-        unheard=first.unheard,
-        payloads=first.payloads,
         by_neuron={key: np.sum([p.by_neuron[key] for p in parts], axis=0) for key in first.by_neuron},
         traces=stack([p.traces for p in parts]),
-        meta=first.meta,
     )

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -226,6 +227,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("lava"):
                 item.add_marker(pytest.mark.skip(reason="Lava is not installed"))
+
+
+@pytest.fixture
+def stored(request: pytest.FixtureRequest) -> Path:
+    """The folder below LAVASNN_DATA that the test names, as in `@pytest.mark.data("nets/netx")`; skips where it is not."""
+    (folder,) = request.node.get_closest_marker("data").args
+    root = os.environ.get("LAVASNN_DATA")
+    if not root or not (Path(root) / folder).is_dir():
+        pytest.skip(f"LAVASNN_DATA has no folder {folder}" if root else "LAVASNN_DATA is not set")
+    return Path(root) / folder
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -242,17 +241,13 @@ def test_hardware_says_what_is_missing(here: Path) -> None:
     assert Path("p").is_file()
 
 
-@pytest.mark.data
+@pytest.mark.data("nets/nir/lif")
 @pytest.mark.lava
-def test_the_chip_s_own_recording_from_the_command_line(here: Path) -> None:
+def test_the_chip_s_own_recording_from_the_command_line(here: Path, stored: Path) -> None:
     """A file nobody here wrote, and what a Loihi 2 made of it: 1000 of 1000 steps."""
-    folder = os.environ.get("LAVASNN_DATA")
-    if not folder or not (Path(folder) / "nets/nir/lif").is_dir():
-        pytest.skip("LAVASNN_DATA has no nets/nir/lif")
-    lif = Path(folder) / "nets/nir/lif"
-    chip = np.loadtxt(lif / "lif_lava_loihi_fixed.csv", delimiter=",")
+    chip = np.loadtxt(stored / "lif_lava_loihi_fixed.csv", delimiter=",")
     np.save("in.npy", chip[:, :1].astype(int))
-    done("import", lif / "lif_norse.nir", "--dt", "1e-4", "--steps", 1000, "-o", "g")
+    done("import", stored / "lif_norse.nir", "--dt", "1e-4", "--steps", 1000, "-o", "g")
     done("compile", "g", "--input", "in.npy", "-o", "p")
     assert done("verify", "p", "--input", "in.npy", "--reference", "g")["mismatches"] == 0
     done("run", "p", "--input", "in.npy", "--backend", "lava", "--traces", "-o", "r")

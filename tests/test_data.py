@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import hashlib
-import os
 import socket
 import struct
 import subprocess
@@ -525,28 +524,23 @@ def test_only_published_sets_are_fetched(tmp_path: Path):
 # --- the published files
 
 
-def published(folder: str) -> Path:
-    """The data directory named by LAVASNN_DATA, or a skip that says what it lacks."""
-    root = os.environ.get("LAVASNN_DATA")
-    if not root:
-        pytest.skip("LAVASNN_DATA is not set")
-    if not (Path(root) / folder / "raw").is_dir():
-        pytest.skip(f"LAVASNN_DATA has no folder {folder}/raw")
-    return Path(root)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("mnist", marks=pytest.mark.data("MNIST/raw")),
+        pytest.param("fashion_mnist", marks=pytest.mark.data("FashionMNIST/raw")),
+    ],
+)
+def test_published_checksums(name: str, stored: Path):
+    found = {f: stored / f for f in data.PUBLISHED[name].md5 if (stored / f).is_file()}
+    assert found
+    for file_name, path in found.items():
+        assert hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() == data.PUBLISHED[name].md5[file_name]
 
 
-@pytest.mark.data
-@pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-def test_published_checksums(name: str, folder: str):
-    raw = published(folder) / folder / "raw"
-    for file_name, md5 in data.PUBLISHED[name].md5.items():
-        if (raw / file_name).is_file():
-            assert hashlib.md5((raw / file_name).read_bytes(), usedforsecurity=False).hexdigest() == md5
-
-
-@pytest.mark.data
-def test_mnist_is_as_published():
-    root = published("MNIST")
+@pytest.mark.data("MNIST/raw")
+def test_mnist_is_as_published(stored: Path):
+    root = stored.parents[1]
     train, test = load("mnist:train", root), load("mnist", root)
     assert np.bincount(train.labels).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert np.bincount(test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
@@ -556,9 +550,9 @@ def test_mnist_is_as_published():
     assert float(train.pixels.std()) / 255 == pytest.approx(0.3081, abs=5e-5)
 
 
-@pytest.mark.data
-def test_fashion_mnist_is_as_published():
-    root = published("FashionMNIST")
+@pytest.mark.data("FashionMNIST/raw")
+def test_fashion_mnist_is_as_published(stored: Path):
+    root = stored.parents[1]
     train, test = load("fashion_mnist:train", root), load("fashion_mnist", root)
     assert np.bincount(train.labels).tolist() == [6000] * 10 and np.bincount(test.labels).tolist() == [1000] * 10
     assert train.labels[:5].tolist() == [9, 0, 0, 3, 0] and test.labels[:5].tolist() == [9, 2, 1, 1, 6]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 import sysconfig
@@ -29,19 +28,9 @@ from lavasnn.synapses import Conv, Dense, Owned, Sparse, as_dense
 # Recorded networks -----------------------------------------------------------------------------------------------------
 
 
-def recordings() -> Path:
-    folder = Path(os.environ.get("LAVASNN_DATA") or ".") / "nets/netx"
-    if not folder.is_dir():
-        pytest.skip("no nets/netx in LAVASNN_DATA")
-    return folder
-
-
 def wheel(name: str) -> Path:
     """A folder of recordings that lava-dl installs with its own tests."""
-    folder = Path(sysconfig.get_path("purelib")) / "tests/lava/lib/dl/netx/gts" / name
-    if not folder.is_dir():
-        pytest.skip(f"lava-dl's recordings {name} are not installed")
-    return folder
+    return Path(sysconfig.get_path("purelib")) / "tests/lava/lib/dl/netx/gts" / name
 
 
 def flat(array: Any) -> Any:
@@ -54,10 +43,10 @@ def spikes(graph: Graph, messages: Any) -> dict[str, Any]:
     return {name.removesuffix(".s"): t[0] for name, t in exact.run(graph, messages[None], record=True).traces.items()}
 
 
-@pytest.mark.data
-def test_tinynet_spikes_as_recorded() -> None:
+@pytest.mark.data("nets/netx")
+def test_tinynet_spikes_as_recorded(stored: Path) -> None:
     """All three layers, from biases on; the recording has an empty step in front."""
-    folder = recordings() / "tinynet"
+    folder = stored / "tinynet"
     graph = read_net(folder / "tiny.net", steps=15, levels=255, input_layer=True)
     drive = flat(np.load(folder / "input_bias.npy")[..., None]).astype(int)
     found = spikes(graph, np.tile(drive, (15, 1)))
@@ -68,24 +57,24 @@ def test_tinynet_spikes_as_recorded() -> None:
         assert found[name].any()
 
 
-@pytest.mark.data
-def test_tinynet_takes_the_spikes_of_its_input_neurons_instead() -> None:
-    folder = recordings() / "tinynet"
+@pytest.mark.data("nets/netx")
+def test_tinynet_takes_the_spikes_of_its_input_neurons_instead(stored: Path) -> None:
+    folder = stored / "tinynet"
     graph = read_net(folder / "tiny.net", steps=15)
     assert [(p.name, p.size) for p in graph.populations] == [("input", 768), ("conv1", 864), ("conv2", 36)]
     shown = np.load(folder / "input.npy")[0].reshape(-1, 16).T[1:].astype(np.int8)
     assert np.array_equal(spikes(graph, shown)["conv2"], np.load(folder / "output.npy")[0].reshape(-1, 16).T[1:])
 
 
-@pytest.mark.data
-def test_tinynet_says_how_its_input_is_driven() -> None:
-    assert read_drive(recordings() / "tinynet/tiny.net") == (36, 34)
+@pytest.mark.data("nets/netx")
+def test_tinynet_says_how_its_input_is_driven(stored: Path) -> None:
+    assert read_drive(stored / "tinynet/tiny.net") == (36, 34)
 
 
-@pytest.mark.data
-def test_first_oxford_layer_spikes_as_recorded() -> None:
+@pytest.mark.data("nets/netx")
+def test_first_oxford_layer_spikes_as_recorded(stored: Path) -> None:
     """2000 steps; `current.npy` is the weighted sum and `out.npy` the spikes, both one step behind the input, as in Lava."""
-    folder = recordings()
+    folder = stored
     graph = read_net(folder / "oxford/network.net", steps=2000, layers=1)
     weight = np.load(folder / "dense/weight.npy")
     (projection,) = graph.projections
@@ -108,14 +97,14 @@ def integrated(arriving: np.ndarray, weight: np.ndarray, dv: int, vth: int, ties
     return sent
 
 
-@pytest.mark.data
-def test_oxford_equals_its_recording_but_for_voltages_at_the_threshold() -> None:
+@pytest.mark.data("nets/netx")
+def test_oxford_equals_its_recording_but_for_voltages_at_the_threshold(stored: Path) -> None:
     """The recording is SLAYER's, whose neurons spike at v >= vth; Lava's, and so lava-dl's netx and ours, at v > vth.
 
     A plain loop with that one comparison changed gives all 10,178 recorded spikes, two steps on for two layers, and no other;
     with Lava's comparison it gives ours. No threshold of a stock LIF is as fine: it counts in 64ths of a voltage.
     """
-    folder = recordings() / "oxford"
+    folder = stored / "oxford"
     events, truth = np.load(folder / "input.npy"), np.load(folder / "ground_truth.npy")
     shown, goal = np.zeros((2000, 200), np.int8), np.zeros((2000, 200), np.int8)
     shown[np.round(events[:, 2]).astype(int), events[:, 0].astype(int)] = 1

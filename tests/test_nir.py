@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from dataclasses import replace
 from itertools import pairwise
@@ -212,33 +211,24 @@ def agree(graph: Any, messages: Any, tmp_path: Path, output: str, late: int = 0,
     return found
 
 
-def data(folder: str = "nets/nir/lif") -> Path:
-    root = os.environ.get("LAVASNN_DATA")
-    if not root:
-        pytest.skip("LAVASNN_DATA is not set")
-    if not (Path(root) / folder).is_dir():
-        pytest.skip(f"LAVASNN_DATA has no folder {folder}")
-    return Path(root) / folder
-
-
-def recorded(name: str) -> Any:
+def recorded(folder: Path, name: str) -> Any:
     """Columns input, voltage, spikes."""
-    return np.loadtxt(data() / f"lif_{name}.csv", delimiter=",").T
+    return np.loadtxt(folder / f"lif_{name}.csv", delimiter=",").T
 
 
 # --- the published recordings
 
 
-@pytest.mark.data
-def test_the_published_mapping_gives_lavas_and_the_chips_recording() -> None:
+@pytest.mark.data("nets/nir/lif")
+def test_the_published_mapping_gives_lavas_and_the_chips_recording(stored: Path) -> None:
     """Lava's rows, and the chip's, are a step behind ours: the input takes one to arrive."""
-    graph = read_nir(data() / "lif_norse.nir", dt=1e-4, steps=1000, scale=250.0)
+    graph = read_nir(stored / "lif_norse.nir", dt=1e-4, steps=1000, scale=250.0)
     assert graph.integer
     (q,) = graph.projections
     assert q.synapses.weight.tolist() == [[10]]  # type: ignore[union-attr]
     assert graph.population("1").dynamics == LifInt(4095, 163, 25)
-    shown_, lava_v, lava_s = recorded("lava_cpu_fixed")
-    _, chip_v, chip_s = recorded("lava_loihi_fixed")
+    shown_, lava_v, lava_s = recorded(stored, "lava_cpu_fixed")
+    _, chip_v, chip_s = recorded(stored, "lava_loihi_fixed")
     result = run_spiking(graph, shown_.astype(bool)[None, :, None], voltages=("1",))
     late = graph.offsets["1"]
     assert late == 1
@@ -252,20 +242,20 @@ def test_the_published_mapping_gives_lavas_and_the_chips_recording() -> None:
     assert set(chip_v[s == 1]) == {128}
 
 
-@pytest.mark.data
-def test_real_numbers_give_norses_recording() -> None:
+@pytest.mark.data("nets/nir/lif")
+def test_real_numbers_give_norses_recording(stored: Path) -> None:
     """Norse counts steps as we do: the window of the neuron opens with its first input."""
-    graph = read_nir(data() / "lif_norse.nir", dt=1e-4, steps=1000)
-    shown_, norse_v, norse_s = recorded("norse")
+    graph = read_nir(stored / "lif_norse.nir", dt=1e-4, steps=1000)
+    shown_, norse_v, norse_s = recorded(stored, "norse")
     result = run_spiking(graph, shown_.astype(bool)[None, :, None], voltages=("1",))
     np.testing.assert_array_equal(result.sent["1"][0, :, 0], norse_s)
     np.testing.assert_allclose(result.voltages["1"][0, :, 0], norse_v, atol=1e-7)  # theirs is float32
 
 
-@pytest.mark.data
-def test_compiled_it_spikes_as_the_chip_did() -> None:
-    graph = read_nir(data() / "lif_norse.nir", dt=1e-4, steps=1000)
-    shown_, _, chip_s = recorded("lava_loihi_fixed")
+@pytest.mark.data("nets/nir/lif")
+def test_compiled_it_spikes_as_the_chip_did(stored: Path) -> None:
+    graph = read_nir(stored / "lif_norse.nir", dt=1e-4, steps=1000)
+    shown_, _, chip_s = recorded(stored, "lava_loihi_fixed")
     messages = shown_.astype(np.uint8)[None, :, None]
     program = compile_graph(graph, messages, np.zeros(1, np.int64))
     result = exact.run(program.graph, messages, record=True)

@@ -175,19 +175,8 @@ def _diffpc(
                 by_neuron[key] += np.count_nonzero(spikes, axis=0)
         if t == timing.init_steps:
             outputs = states[graph.output].x_F
-    return RunResult(
-        backend="exact",
-        precision="fixed" if graph.integer else "float",
-        phases=graph.phases(settle),
-        sizes={p.name: p.size for p in graph.populations},
-        outputs=outputs,
-        labels=np.zeros(0, np.int64) if labels is None else labels,
-        messages=counts,
-        unheard=graph.unheard,
-        payloads=graph.payloads,
-        by_neuron=by_neuron,
-        traces=trace.arrays if trace is not None else {},
-    )
+    traces = trace.arrays if trace is not None else {}
+    return RunResult.of(graph, "exact", settle, outputs, labels, counts, by_neuron=by_neuron, traces=traces)
 
 
 def _note_peaks(peaks: dict[str, float], name: str, before: diffpc.State | None, state: diffpc.State) -> None:
@@ -261,16 +250,13 @@ def _stock(
         peaks[key] = (min if key.endswith(".least") else max)(peaks.get(key, value), value)
     sent = {f"{name}.s": s for name, s in found.sent.items()}
     traces = sent | {f"{name}.v": v for name, v in found.voltages.items()} | found.margins
-    return RunResult(
-        backend="exact",
-        precision="fixed" if graph.integer else "float",
-        phases=graph.phases(False),
-        sizes={p.name: p.size for p in graph.populations},
-        outputs=answer(graph, traces),
-        labels=np.zeros(0, np.int64) if labels is None else labels,
-        messages={key: count(s) for key, s in sent.items()},
-        unheard=graph.unheard,
-        payloads=graph.payloads,
+    return RunResult.of(
+        graph,
+        "exact",
+        False,
+        answer(graph, traces),
+        labels,
+        {key: count(s) for key, s in sent.items()},
         by_neuron={key: np.count_nonzero(s, axis=(0, 1)) for key, s in sent.items()} if measure else {},
         traces={key: s.astype(np.int8) if s.dtype == bool else s for key, s in traces.items()} if record else {},
     )

@@ -119,8 +119,7 @@ def continuous(graph: Graph) -> bool:
 
 def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, samples: int, job: Path) -> RunResult:
     """Read what the recorders wrote."""
-    phases = graph.phases(settle)
-    window = phases[-1].stop
+    window = graph.phases(settle)[-1].stop
     traces: dict[str, NDArray[Any]] = {}
     for p in graph.populations:
         if graph.timing is not None:
@@ -136,19 +135,8 @@ def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, sampl
         outputs = traces[f"{graph.output}.x_F"][:, graph.timing.init_steps].astype(np.int64 if graph.integer else np.float64)
     else:
         outputs = exact.answer(graph, traces)
-    kinds = {p.name: p.dynamics.MESSAGES for p in graph.populations}
-    return RunResult(
-        backend="lava",
-        precision="fixed" if graph.integer else "float",
-        phases=phases,
-        sizes={p.name: p.size for p in graph.populations},
-        outputs=outputs,
-        labels=np.zeros(0, np.int64) if labels is None else labels,
-        messages={f"{name}.{kind}": exact.count(traces[f"{name}.{kind}"]) for name, sent in kinds.items() for kind in sent},
-        unheard=graph.unheard,
-        payloads=graph.payloads,
-        traces=traces,
-    )
+    messages = {key: exact.count(traces[key]) for key in graph.payloads}
+    return RunResult.of(graph, "lava", settle, outputs, labels, messages, traces=traces)
 
 
 def _file(graph: Graph, population: str, ending: str) -> str:

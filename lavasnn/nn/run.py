@@ -53,18 +53,7 @@ def run(
     if [(p.source, p.target) for p in forward] != list(pairwise(names)):
         raise InputError("torch run: the graph is no chain of layers")
     outputs, messages, traces = _diffpc(graph, forward, pixels, labels if settle else None)
-    return RunResult(
-        backend="torch",
-        precision="fixed" if graph.integer else "float",
-        phases=graph.phases(settle),
-        sizes={p.name: p.size for p in graph.populations},
-        outputs=outputs.numpy(),
-        labels=np.zeros(0, np.int64) if labels is None else labels,
-        messages=messages,
-        unheard=graph.unheard,
-        payloads=graph.payloads,
-        traces=traces if record else {},
-    )
+    return RunResult.of(graph, "torch", settle, outputs.numpy(), labels, messages, traces=traces if record else {})
 
 
 Run = tuple[Tensor, dict[str, NDArray[np.int32]], dict[str, NDArray[np.generic]]]
@@ -118,17 +107,21 @@ def _stock(
     sent: dict[str, list[Tensor]] = {p.name: [] for p in graph.populations}
     sent[graph.source.name] = list(shown.unbind(1))
     sums = {p.name: _summing(graph.synapses(p)) for p in graph.projections}
-    kind = torch.int64 if graph.integer else torch.float64
+    seamless, whole = graph.seamless, graph.integer
+    latency = {q.name: 0 if seamless else 1 + np.asarray(q.delay) for q in graph.projections}
+    shift = {q.name: _shift(graph, q) if whole else 0 for q in graph.projections}
+    arriving = {p.name: graph.arriving(p.name) for p in graph.populations}
+    kind = torch.int64 if whole else torch.float64
     states: dict[str, lif.LifState] = {}
     voltages: list[Tensor] = []
     for t in range(graph.steps):
         for p in graph.populations[1:]:
             d, total = p.dynamics, torch.zeros(len(samples), p.size, dtype=kind)
-            for q in graph.arriving(p.name):
-                arriving = _delayed(sent[q.source], t, 0 if graph.seamless else 1 + np.asarray(q.delay))
-                if arriving is not None:
-                    part = sums[q.name](arriving.to(torch.float64)).to(kind)
-                    total = total + (_shifted(part, _shift(graph, q)) if graph.integer else part)
+            for q in arriving[p.name]:
+                heard = _delayed(sent[q.source], t, latency[q.name])
+                if heard is not None:
+                    part = sums[q.name](heard.to(torch.float64)).to(kind)
+                    total = total + (_shifted(part, shift[q.name]) if whole else part)
             if isinstance(d, Graded | GradedInt):
                 s = graded.step(d, total)
                 if isinstance(d, GradedInt):
@@ -147,18 +140,8 @@ def _stock(
     if graph.read == "voltage":
         traces[f"{graph.output}.v"] = torch.stack(voltages, 1).numpy()
         outputs = voltages[-1].to(kind)
-    return RunResult(
-        backend="torch",
-        precision="fixed" if graph.integer else "float",
-        phases=graph.phases(False),
-        sizes={p.name: p.size for p in graph.populations},
-        outputs=outputs.numpy(),
-        labels=np.zeros(0, np.int64) if labels is None else labels,
-        messages={f"{name}.s": (s != 0).sum(2).to(torch.int32).numpy() for name, s in raster.items()},
-        unheard=graph.unheard,
-        payloads=graph.payloads,
-        traces=traces if record else {},
-    )
+    messages = {f"{name}.s": (s != 0).sum(2).to(torch.int32).numpy() for name, s in raster.items()}
+    return RunResult.of(graph, "torch", False, outputs.numpy(), labels, messages, traces=traces if record else {})
 
 
 def _delayed(sent: list[Tensor], t: int, latency: Any) -> Tensor | None:

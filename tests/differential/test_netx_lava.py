@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -267,31 +266,24 @@ def test_layer_without_neurons_has_the_voltage_of_netx() -> None:
             assert np.array_equal(exact.run(graph, shown[None, :steps]).outputs[0], voltage[steps])
 
 
-@pytest.mark.data
-def test_mnist_network_spikes_as_in_netx() -> None:
-    folder = recordings() / "mnist"
+@pytest.mark.data("nets/netx")
+def test_mnist_network_spikes_as_in_netx(stored: Path) -> None:
+    folder = stored / "mnist"
     graph = read_net(folder / "trained_mnist_network.net", steps=60)
     shown = (np.random.default_rng(0).random((60, 784)) < 0.05).astype(np.int8)
     same_spikes(graph, folder / "trained_mnist_network.net", shown)
 
 
 @pytest.mark.slow
-@pytest.mark.data
-def test_oxford_network_spikes_as_in_netx() -> None:
+@pytest.mark.data("nets/netx")
+def test_oxford_network_spikes_as_in_netx(stored: Path) -> None:
     """On the first of the two seconds of its recorded input; the rest differs in nothing but time."""
-    folder = recordings() / "oxford"
+    folder = stored / "oxford"
     events = np.load(folder / "input.npy")
     shown = np.zeros((2000, 200), np.int8)
     shown[np.round(events[:, 2]).astype(int), events[:, 0].astype(int)] = 1
     graph = read_net(folder / "network.net", steps=1000)
     same_spikes(graph, folder / "network.net", shown[:1000])
-
-
-def recordings() -> Path:
-    folder = Path(os.environ.get("LAVASNN_DATA") or ".") / "nets/netx"
-    if not folder.is_dir():
-        pytest.skip("no nets/netx in LAVASNN_DATA")
-    return folder
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -48,7 +48,7 @@ class Agreement:
     Args:
         reference: Which real network the integers are compared with.
         layers: In order of populations.
-        predictions: Share of samples with the same answer; None for a network that is not asked for classes.
+        predictions: Share of samples with the same answer.
     """
 
     reference: str

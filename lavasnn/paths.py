@@ -13,8 +13,6 @@ from graphlib import TopologicalSorter
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from lavasnn.dynamics.lif import Lif
 from lavasnn.ir import Graph, Instant, Population, Projection, Source, Through
@@ -28,6 +26,9 @@ def loops(names: Sequence[str], wires: Sequence[tuple[str, str]]) -> dict[str, i
         names: Populations.
         wires: (source, target) of each projection.
     """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     at = {name: i for i, name in enumerate(names)}
     rows, columns = [at[a] for a, _ in wires], [at[b] for _, b in wires]
     joined = coo_matrix((np.ones(len(wires)), (rows, columns)), shape=(len(names), len(names)))

@@ -27,13 +27,11 @@ class Recording:
         name: Where they come from.
         pixels: Given messages (sample, step, neuron), or pixels (sample, pixel): integers.
         labels: Classes, shape (sample,); empty if unknown.
-        split: Always "given".
     """
 
     name: str
     pixels: Array
     labels: NDArray[np.int64]
-    split: str = "given"
 
     @property
     def label(self) -> str:

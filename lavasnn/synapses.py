@@ -27,6 +27,13 @@ GRID: dict[SignMode, tuple[int, int, int]] = {
 """Smallest and largest 8-bit weight and their spacing (lava-nc 0.10.0, utils/weightutils.py: a mixed sign costs a bit)."""
 
 
+def sign_mode(weight: Array) -> SignMode:
+    """Lava's sign mode of a matrix (lava-nc 0.10.0, utils/weightutils.py, determine_sign_mode)."""
+    if weight.min(initial=0) >= 0:
+        return "excitatory"
+    return "inhibitory" if weight.max(initial=0) <= 0 else "mixed"
+
+
 @dataclass(frozen=True)
 class Grid:
     """How integer weights are to be read (Lava's Dense, fixed_pt).

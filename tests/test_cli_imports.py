@@ -274,7 +274,7 @@ def test_images_go_into_an_imported_network_as_random_spikes(here: Path) -> None
     done("import", "d.nir", "--dt", DT, "--steps", 8, "--code", "bernoulli", "--levels", 16, "-o", "g")
     done("compile", "g", "--data", "digits", "--calibrate", 20, "-o", "p")
     ran = done("run", "p", "--data", "digits", "--samples", 30)
-    assert 0 <= ran["accuracy"] <= 1 and ran["messages_per_sample"]["lif.s"] > 0
+    assert ran["messages_per_sample"]["lif.s"] > 0
 
 
 def test_events_of_a_recording_need_the_length_of_a_step(here: Path) -> None:

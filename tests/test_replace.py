@@ -288,3 +288,12 @@ def test_refusals() -> None:
         inputs_of(model, "0", torch.tensor([[[-1.0, 0.0, 1.0, 2.0]]]))
     with pytest.raises(InputError, match=r"inputs_of: the model did not call 'a'"):
         inputs_of(Calls(lambda m, x: m.n(x), a=nn.Linear(4, 4), n=LIF()), "a", spikes(2, 3, 4))
+
+
+def test_a_model_that_is_looked_into_keeps_the_mode_of_each_part() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+    model.train()
+    model[1].eval()  # frozen statistics
+    inputs_of(model, "0", torch.ones(2, 4))
+    assert [m.training for m in model] == [True, False, True]
+    assert model.training

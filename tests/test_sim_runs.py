@@ -33,9 +33,11 @@ def test_summaries_are_of_the_committed_configuration(path: Path) -> None:
             assert mean == pytest.approx(sum(row[key] for row in found["seeds"]) / len(seeds), abs=1e-6)
 
 
-@pytest.mark.parametrize("path", SUMMARIES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in SUMMARIES if "diffpc" in p.stem], ids=lambda p: p.stem)
 def test_quoted_bits_leave_nothing_out(path: Path) -> None:
-    for row in json.loads(path.read_text())["results"].get("diffpc", {"seeds": []})["seeds"]:
+    rows = json.loads(path.read_text())["results"]["diffpc"]["seeds"]
+    assert rows
+    for row in rows:
         assert row["bits_error_phase_training"] >= row["bits_error_phase_training_heard"] > 0
         assert row["bits_total_with_address_test"] > row["bits_total_test"] > 0
 

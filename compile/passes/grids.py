@@ -16,13 +16,6 @@ from lavasnn.synapses import GRID, Grid, SignMode
 LARGEST_SHIFT = 20
 
 
-def sign_mode(weight: NDArray[Any]) -> SignMode:
-    """Lava's sign mode of a matrix (lava-nc 0.10.0, utils/weightutils.py, determine_sign_mode)."""
-    if weight.min(initial=0) >= 0:
-        return "excitatory"
-    return "inhibitory" if weight.max(initial=0) <= 0 else "mixed"
-
-
 def on_grid(weight: NDArray[Any], unit: float, mode: SignMode) -> NDArray[np.int16]:
     """Nearest weights of the grid, in units of `unit`; beyond its ends they saturate."""
     low, high, step = GRID[mode]

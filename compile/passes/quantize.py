@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from compile.backends import exact
-from compile.passes.grids import on_grid, power_of_two_unit, sign_mode, trailing_zeros, weight_report
+from compile.passes.grids import on_grid, power_of_two_unit, trailing_zeros, weight_report
 from compile.passes.scales import population_units, quantize_stock
 from compile.passes.state import State
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
@@ -22,7 +22,7 @@ from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import RangeError
 from lavasnn.ir import Graph, Population, Projection
-from lavasnn.synapses import Dense, Grid, Transposed, with_weight
+from lavasnn.synapses import Dense, Grid, Transposed, sign_mode, with_weight
 
 HEADROOM = 1
 """Bits that states have left on the calibration samples, if it can be had."""

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.backends.spiking import Record, run_population, run_spiking
-from compile.passes.grids import on_grid, sign_mode, weight_report
+from compile.passes.grids import on_grid, weight_report
 from compile.passes.state import State
 from compile.target import Target
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError, RangeError
 from lavasnn.ir import Graph, Population, Projection
-from lavasnn.synapses import GRID, Grid, Transposed, count, with_weight
+from lavasnn.synapses import GRID, Grid, Transposed, count, sign_mode, with_weight
 
 Array = NDArray[Any]
 SMALLEST_UNIT = 2.0**-1000

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
-from compile.backends import exact
 from compile.cost import count
 from lavasnn.cli.common import (
     BATCH,
@@ -23,9 +21,8 @@ from lavasnn.cli.common import (
     open_samples,
     show,
     table,
-    ticker,
 )
-from lavasnn.cli.execute import PHASES, both_phases, seeded
+from lavasnn.cli.execute import PHASES, both_phases, execute, seeded
 from lavasnn.errors import InputError
 from lavasnn.measure import energy, neurobench
 from lavasnn.measure.energy import COUNTED, Counts, Estimate
@@ -65,17 +62,7 @@ def cost_command(
         raise InputError(f"cost: {file} is a {network.kind}, a program is needed; run `lavasnn compile` on it")
     images = open_samples(network, spec, given, data_dir, download, samples, seed)
     graph = seeded(program.graph, seed)
-    settle = both_phases(graph, phases)
-    result = exact.run(
-        graph,
-        images.pixels,
-        images.labels if len(images.labels) else None,
-        settle=settle,
-        batch=batch,
-        measure=True,
-        indices=np.arange(len(images)),
-        progress=ticker(quiet, "cost"),
-    )
+    result = execute("exact", graph, images, both_phases(graph, phases), batch, False, quiet, measure=True)
     counts = count(program, result)
     guesses = energy.estimates(counts)
     values: dict[str, Any] = {
@@ -103,9 +90,7 @@ def print_cost(counts: Counts, guesses: tuple[Estimate, ...], values: dict[str, 
     ]
     rows.append(["all", "", *(f"{counts.total(c) / counts.samples:,.1f}" for c in COUNTED)])
     table("Counted, per sample", ["population", "neurons", *names], rows)
-    hops = [
-        [f"{h} hop{'s' if h != 1 else ''}", f"{n:,}", f"{n / counts.samples:,.1f}"] for h, n in counts.messages_by_hops.items()
-    ]
+    hops = [[counted(h, "hop"), f"{n:,}", _each(n, counts)] for h, n in counts.messages_by_hops.items()]
     hops.append(
         ["from the host, hops unknown", f"{counts.messages_from_outside:,}", _each(counts.messages_from_outside, counts)]
     )

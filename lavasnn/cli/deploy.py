@@ -39,7 +39,6 @@ from lavasnn.ir import Graph
 from lavasnn.recordings import Recording
 from lavasnn.synapses import Transposed
 
-PICTURES = (".png", ".svg", ".pdf")
 CALIBRATION_SEED = 1
 """Of random calibration input; what is then run on random input is drawn with 0 unless told otherwise."""
 MOST_TOTALS = 24
@@ -147,15 +146,17 @@ def compile_command(
 
     Example: lavasnn compile model.safetensors -o program.safetensors
     """
-    if figure is not None and figure.suffix not in PICTURES:
-        raise InputError(f"cannot draw {figure}: the name ends with {figure.suffix!r}, allowed are {', '.join(PICTURES)}")
+    if figure is not None:
+        from lavasnn.report.coremap import check_format
+
+        check_format(figure)
     network = open_network(file)
     if network.kind == "program":
         raise InputError(f"{file} is compiled already")
     images = open_samples(network, spec, given, data_dir, download, None, CALIBRATION_SEED, "train")
     chips = named(target)
     try:
-        program = build(network, images, calibrate, target, str(file.name))
+        program = build(network, images, calibrate, chips, str(file.name))
     except LimitError as error:
         refused = [asdict(v) for v in error.violations]
         show(as_json, {"output": None, "target": chips.name, "fit": {"violations": refused}}, lambda: print_refusal(refused))
@@ -186,10 +187,10 @@ def compile_command(
             note(quiet, f"warning: {name!r} has no neurocore model here and would run on the host")
 
 
-def build(network: Loaded, images: Images | Recording, calibrate: int, target: str, source: str) -> Program:
+def build(network: Loaded, images: Images | Recording, calibrate: int, target: Target, source: str) -> Program:
     """Compile, and remember where the network came from."""
     some = images.take(min(calibrate, len(images)))
-    program = compile_graph(network.graph, some.pixels, some.labels, named(target), source=source)
+    program = compile_graph(network.graph, some.pixels, some.labels, target, source=source)
     origin = {"trained_on": network.trained_on, "training": network.training, "iterations": network.iterations}
     return replace(program, report={**program.report, "origin": origin})
 

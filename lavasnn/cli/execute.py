@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,12 @@ def execute(
     record: bool,
     quiet: bool,
     first: int = 0,
+    measure: bool = False,
 ) -> RunResult:
-    """Run samples on a backend ("exact", "lava" or "torch"); `first` is the first one's index in its data set."""
+    """Run samples on a backend ("exact", "lava" or "torch"); `first` is the first one's index in its data set.
+
+    `measure` has the exact executor count each neuron's messages and note the largest inputs and states.
+    """
     labels = images.labels if len(images.labels) else None
     indices, progress = np.arange(first, first + len(images)), ticker(quiet, backend)
     if backend == "torch":
@@ -62,7 +67,7 @@ def execute(
 
         run = lava.run
     else:
-        run = exact.run
+        run = partial(exact.run, measure=measure)
     return run(graph, images.pixels, labels, settle=settle, batch=batch, record=record, indices=indices, progress=progress)
 
 

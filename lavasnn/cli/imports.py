@@ -38,7 +38,7 @@ from lavasnn.ir import Graph
     help="What samples are: messages, or images drawn as random spikes (--levels is then their brightest pixel, 255 if 1).",
 )
 @click.option("--input-layer", is_flag=True, help="netx: keep the input's own neurons; samples then drive their biases.")
-@click.option("--layers", type=click.IntRange(min=1), help="netx: read the first N layers behind the input alone.")
+@click.option("--layers", type=click.IntRange(min=1), help="netx: read the first N layers alone, the input layer counted.")
 @click.option("--image", help="netx: C,H,W of the input of a file that starts with a convolution.")
 @OUTPUT
 def import_command(

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavasnn.errors import InputError
-from lavasnn.interop.heaps import check_text
 
 LARGEST_LAYER = 1 << 24
 """Neurons; a file of a few bytes can declare any number."""
@@ -77,5 +76,4 @@ def _dataset(group: Any, name: str) -> Any:
     found = group.get(name)
     if not isinstance(found, h5py.Dataset):
         raise InputError(f"has no {name!r}" if found is None else f"has a {name!r} that is a group, needed is an array")
-    check_text(found)
     return found[()]

@@ -18,7 +18,7 @@ from lavasnn.interop.hdf5 import check_hdf5
 from lavasnn.interop.netx_fields import one_of, pair_of, shape_of, text_of, whole_of
 from lavasnn.interop.netx_weights import on_grid, run_by_netx
 from lavasnn.ir import Graph, Population, Projection, Source
-from lavasnn.synapses import Conv, Dense, Grid, Owned, Sparse
+from lavasnn.synapses import Conv, Dense, Grid, Owned, Sparse, one_to_one
 
 BIAS_EXP = 6
 """Left shift of every bias in netx."""
@@ -163,8 +163,7 @@ class _Chain:
         neurons = _lif(layer, np.zeros(0, np.int64))
         size = math.prod(self.shape)
         # In netx nothing arrives at these neurons but their bias, so u is free to carry it: du = 4095 keeps nothing of it.
-        each = np.arange(size, dtype=np.int32)
-        identity = Sparse(np.ones(size, np.int16), each, np.arange(size + 1, dtype=np.int64), size, Grid(0, "excitatory"))
+        identity = one_to_one(np.ones(size, np.int16), Grid(0, "excitatory"))
         self.populations = [Population("drive", size, Source()), Population("input", size, replace(neurons, du=4095))]
         self.projections = [Projection("drive", "drive", "input", identity)]
         self.flat = len(self.shape) == 1

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavasnn.errors import InputError
-from lavasnn.synapses import GRID, Grid, SignMode
+from lavasnn.synapses import GRID, Grid, sign_mode
 
 WeightArray = NDArray[Any]
 
@@ -66,13 +66,6 @@ def on_grid(weight: WeightArray) -> tuple[WeightArray, Grid]:
         f"has weights {weight.min()}..{weight.max()} that no synapse holds: {mode} ones are {low}..{high} in steps of "
         f"{spacing}, all times a power of two"
     )
-
-
-def sign_mode(weight: WeightArray) -> SignMode:
-    """The mode that Lava gives to weights whose mode is not said."""
-    if weight.min() >= 0:
-        return "excitatory"
-    return "inhibitory" if weight.max() <= 0 else "mixed"
 
 
 def _scale(every: NDArray[np.int64]) -> tuple[int, int]:

@@ -125,12 +125,15 @@ def _unfolded(path: Path, events: Any, dt: float | None) -> Array:
             f"{path}: {int(off.sum())} events lie outside {neurons} neurons and {steps} steps of {dt:g} s, the first is of "
             f"neuron {index[off][0]} at {time[off][0]:g} s"
         )
-    valued = isinstance(events, nir.ValuedEventData)
-    values = _messages(path, np.asarray(events.value)) if valued else np.ones(index.shape, np.int8)
-    full = np.zeros((len(index), steps, neurons), np.int64)
-    sample = np.broadcast_to(np.arange(len(index))[:, None], index.shape)
-    np.add.at(full, (sample[real], at[real], index[real]), values[real])
-    return _messages(path, full if valued else np.minimum(full, 1))
+    shape, sample = (len(index), steps, neurons), np.broadcast_to(np.arange(len(index))[:, None], index.shape)
+    places = (sample[real], at[real], index[real])
+    if not isinstance(events, nir.ValuedEventData):
+        spikes = np.zeros(shape, np.int8)
+        spikes[places] = 1
+        return spikes
+    full = np.zeros(shape, np.int64)
+    np.add.at(full, places, _messages(path, np.asarray(events.value))[real])
+    return _messages(path, full)
 
 
 def _messages(path: Path, values: Array) -> Array:

@@ -18,7 +18,7 @@ from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError, RangeError
 from lavasnn.ir import Dynamics, Graph, Population, Projection, Through
-from lavasnn.synapses import GRID, Grid, Owned, SignMode, Transposed, with_weight
+from lavasnn.synapses import GRID, Grid, Owned, Transposed, sign_mode, with_weight
 
 SLIP = 1e-6
 """How near below a whole number counts as it: float32 parameters miss 10 by about this."""
@@ -86,7 +86,7 @@ def _weights(q: Projection, scale: float, problems: list[str]) -> Owned:
     s = q.synapses
     assert not isinstance(s, Transposed)
     whole = cut(s.weight, scale)
-    mode: SignMode = "excitatory" if (whole >= 0).all() else "inhibitory" if (whole <= 0).all() else "mixed"
+    mode = sign_mode(whole)
     low, high, step = GRID[mode]
     whole = whole // step * step  # as Lava does: a mixed sign costs the lowest bit (utils/weightutils.py)
     if whole.min(initial=0) < low or whole.max(initial=0) > high:

@@ -27,7 +27,7 @@ from lavasnn.errors import InputError
 from lavasnn.files import replacing
 from lavasnn.ir import Coincidence, Graph, Population, Projection, Source, Through
 from lavasnn.paths import depths, reach, slack
-from lavasnn.synapses import Conv, Owned, Sparse, as_dense
+from lavasnn.synapses import Conv, Owned, Sparse, as_dense, by_channel
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -169,7 +169,7 @@ class _Writing:
         if isinstance(d, Through):
             return bias / np.asarray(d.scale, np.float64)
         first = self.real.synapses(self.real.arriving(p.name)[0])
-        shared = _by_channel(bias, first) is not None if isinstance(first, Conv) else _one_to_one(first) is None
+        shared = by_channel(bias, first.image_out[0]) is not None if isinstance(first, Conv) else _one_to_one(first) is None
         if d.du < 1 or (d.dv > 0 and not shared):
             return None
         return bias
@@ -211,7 +211,7 @@ class _Writing:
         delay = np.asarray(q.delay) + self.delays[q.name]
         if delay.any():
             chain.append((f"{q.name}.delay", nir.Delay(_full(before, delay * self.dt))))
-        if isinstance(s, Conv) and before == _taken(s) and (bias is None or _by_channel(bias, s) is not None):
+        if isinstance(s, Conv) and before == _taken(s) and (bias is None or by_channel(bias, s.image_out[0]) is not None):
             chain.append((q.name, _conv(s, bias, before)))
             if after != _given(s):
                 chain.append((f"{q.name}.flatten", _flatten(_given(s))))
@@ -258,18 +258,12 @@ def _flatten(shape: Shape) -> Any:
     return nir.Flatten({"input": np.array(shape)}, start_dim=0, end_dim=-1)
 
 
-def _by_channel(bias: Array, s: Conv) -> Array | None:
-    """One value for each channel, or None if they differ within one."""
-    blocks = bias.reshape(s.image_out[0], -1)
-    return blocks[:, 0] if (blocks == blocks[:, :1]).all() else None
-
-
 def _conv(s: Conv, bias: Array | None, before: Shape) -> Any:
     own = s.groups == s.image[0] == s.weight.shape[0] and bias is None and s.dilation == (1, 1) and len(before) == 3
     for value, kind in ((1.0, nir.SumPool2d), (1.0 / math.prod(s.weight.shape[2:]), nir.AvgPool2d)):
         if own and (s.weight == value).all():
             return kind(*(np.array(pair) for pair in (s.weight.shape[2:], s.stride, s.padding)))
-    channels: Any = np.zeros(s.weight.shape[0]) if bias is None else _by_channel(bias, s)
+    channels: Any = np.zeros(s.weight.shape[0]) if bias is None else by_channel(bias, s.image_out[0])
     kernel = np.array(s.weight, np.float64)
     if len(before) == 2:
         return nir.Conv1d(before[1], kernel[:, :, 0], s.stride[1], s.padding[1], s.dilation[1], s.groups, channels)

@@ -127,4 +127,4 @@ def predictive_coding(net: DiffPCNet, batch: Batch, options: TrainingSection) ->
 
 
 RULES = {"diffpc": diffpc, "backprop": backprop, "predictive-coding": predictive_coding}
-"""By name; backpropagation through time of spiking networks is in `lavasnn.learning.backprop`."""
+"""Of DiffPC networks, by name."""

@@ -10,24 +10,28 @@ import hashlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lavasnn.config import RunConfig
+from lavasnn.config import RunConfig, TrainingSection
 from lavasnn.data import Images
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import read_tensors, write_tensors
 from lavasnn.learning.backprop import SpikingNet, bptt, build, choose_pairs, drawn, presented
 from lavasnn.learning.model import EpochReport, Net, arrays, dump, load_arrays, load_model, save_model
-from lavasnn.learning.rules import RULES, Batch
+from lavasnn.learning.rules import RULES, Batch, Seen
 from lavasnn.nn.diffpc import DiffPCNet, check_depth
+
+METHODS: Mapping[str, Callable[[Any, Batch, TrainingSection], Seen]] = {**RULES, "bptt": bptt}
+"""By name; a configuration gives each the network it is for."""
 
 
 @dataclass
@@ -150,7 +154,7 @@ class Trainer:
         started = time.perf_counter()
         index = order[p.batch * t.batch : (p.batch + 1) * t.batch]
         batch = self._prepare(index, p.epoch, p.batch)
-        seen = bptt(self.net, batch, t) if isinstance(self.net, SpikingNet) else RULES[t.method](self.net, batch, t)
+        seen = METHODS[t.method](self.net, batch, t)
         if t.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), t.clip_norm)
         done = (p.epoch * self.batches + p.batch) / self._total()

@@ -174,7 +174,7 @@ def private_pairs(n: int, neurons: int, count: int, seed: int) -> Tensor:
     total = n * (n - 1) // 2
     _check_count("private_pairs", count, total, f"{n} inputs")
     generator = np.random.default_rng(seed)
-    drawn = [_pairs(n, np.sort(generator.choice(total, count, replace=False, shuffle=False))) for _ in range(neurons)]
+    drawn = [_pairs(n, _drawn(total, count, generator)) for _ in range(neurons)]
     return torch.stack(drawn)
 
 
@@ -236,7 +236,7 @@ def _check_samples(who: str, x: Tensor) -> None:
         raise InputError(f"{who}: samples hold {float(low):g}..{float(high):g}; allowed are 0 and 1 alone")
 
 
-def _drawn(total: int, count: int, seed: int) -> NDArray[np.int64]:
+def _drawn(total: int, count: int, seed: int | np.random.Generator) -> NDArray[np.int64]:
     """`count` of the numbers below `total`, sorted."""
     return np.sort(np.random.default_rng(seed).choice(total, count, replace=False, shuffle=False))
 

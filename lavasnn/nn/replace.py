@@ -127,7 +127,7 @@ def inputs_of(model: nn.Module, layer: str, x: Tensor) -> Tensor:
     """What a Linear or Conv2d of a model is given while it runs on `x`: samples to choose its pairs from.
 
     Args:
-        model: The model; run in evaluation mode, and left in the mode it was in.
+        model: The model; run in evaluation mode, and each module left in the mode it was in.
         layer: Name of the Linear or Conv2d.
         x: Input of the model.
 
@@ -143,12 +143,13 @@ def inputs_of(model: nn.Module, layer: str, x: Tensor) -> Tensor:
         raise InputError(f"inputs_of: '{layer}' is a {type(module).__name__}; allowed are Linear and Conv2d")
     seen: list[Tensor] = []
     handle = module.register_forward_hook(lambda _, given, __: seen.append(given[0].detach()))
-    mode = model.training
+    modes = [(m, m.training) for m in model.modules()]
     try:
         model.eval()(x)
     finally:
         handle.remove()
-        model.train(mode)
+        for part, was in modes:
+            part.training = was
     if not seen:
         raise InputError(f"inputs_of: the model did not call '{layer}'")
     parts: list[Tensor] = []

@@ -24,6 +24,7 @@ from lava.utils.weightutils import SignMode
 from scipy.sparse import csr_matrix
 
 from lavasnn.errors import InputError
+from lavasnn.synapses import sign_mode
 
 
 class DLIF(AbstractProcess):
@@ -105,9 +106,7 @@ class SubDLIF(AbstractSubProcessModel):
         def options(weight: np.ndarray, exponent: int) -> dict[str, Any]:
             if not whole:
                 return {}
-            mixed = SignMode.MIXED if weight.min(initial=0) < 0 < weight.max(initial=0) else None
-            one = SignMode.EXCITATORY if weight.min(initial=0) >= 0 else SignMode.INHIBITORY
-            return {"sign_mode": mixed or one, "weight_exp": exponent}
+            return {"sign_mode": SignMode[sign_mode(weight).upper()], "weight_exp": exponent}
 
         self.select = Sparse(weights=rows.astype(np.int32 if whole else float), **options(np.array([2]), 0))
         self.pairs = LIF(shape=(len(pairs),), vth=3, **once)

@@ -18,6 +18,17 @@ LINES = 400
 """Heaviest links that are drawn."""
 
 
+def check_format(path: Path) -> None:
+    """Refuse a name that ends with no format of pictures.
+
+    Raises:
+        InputError: Names what is allowed.
+    """
+    known = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise InputError(f"cannot draw {path}: the name ends with {path.suffix!r}, allowed are .{', .'.join(sorted(known))}")
+
+
 def core_map(
     path: Path,
     title: str,
@@ -43,10 +54,8 @@ def core_map(
     Raises:
         InputError: A suffix that is no format of pictures, or a place that cannot be written.
     """
+    check_format(path)
     figure = Figure(layout="constrained")
-    known = figure.canvas.get_supported_filetypes()
-    if path.suffix[1:].lower() not in known:
-        raise InputError(f"cannot draw {path}: the name ends with {path.suffix!r}, allowed are .{', .'.join(sorted(known))}")
     wide, high = (-(-(int(places[:, axis].max()) + 1) // chip[axis]) * chip[axis] for axis in (0, 1))
     figure.set_size_inches(min(24.0, 4 + 0.85 * wide), min(16.0, 1.5 + 0.42 * high))
     left, right = figure.subplots(1, 2)

@@ -15,7 +15,7 @@ from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError
 from lavasnn.ir import Coincidence, Graph, Source, Through
-from lavasnn.paths import loops
+from lavasnn.paths import loops, loops_of
 from lavasnn.synapses import Conv, Dense, Owned, Sparse, Transposed
 
 Rule = Callable[[Graph, Target], Iterator[str]]
@@ -100,33 +100,20 @@ def delays_in_range(graph: Graph, target: Target) -> Iterator[str]:
 
 def loops_take_time(graph: Graph, target: Target) -> Iterator[str]:
     """Populations that only pass on (`Through`) form no loop: there is no step in it."""
-    ahead: dict[str, list[str]] = {}
-    through = {p.name for p in graph.populations if isinstance(p.dynamics, Through)}
-    for p in graph.projections:
-        if p.source in through and p.target in through:
-            ahead.setdefault(p.source, []).append(p.target)
-    done: set[str] = set()
-
-    def turns(name: str, way: tuple[str, ...]) -> bool:
-        if name in way:
-            return True
-        if name in done:
-            return False
-        done.add(name)
-        return any(turns(n, (*way, name)) for n in ahead.get(name, []))
-
-    for name in ahead:
-        if turns(name, ()):
-            yield f"population {name!r} is part of a loop without any neuron or delay in it"
+    through = [p.name for p in graph.populations if isinstance(p.dynamics, Through)]
+    wires = [(q.source, q.target) for q in graph.projections if q.source in through and q.target in through]
+    rank = loops(through, wires)
+    for source, goal in wires:
+        if rank[source] == rank[goal]:
+            yield f"population {source!r} is part of a loop without any neuron or delay in it"
             return
 
 
 def pairs_of_spikes(graph: Graph, target: Target) -> Iterator[str]:
     """A pair joins two spikes of 0 or 1: a product of anything else is no logical AND."""
-    rank = loops([p.name for p in graph.populations], [(q.source, q.target) for q in graph.projections])
-    for p in graph.populations:
-        if not isinstance(p.dynamics, Coincidence):
-            continue
+    pairs = [p for p in graph.populations if isinstance(p.dynamics, Coincidence)]
+    rank = loops_of(graph) if pairs else {}
+    for p in pairs:
         arriving = graph.arriving(p.name)
         for q in arriving:
             d = graph.population(q.source).dynamics

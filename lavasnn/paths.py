@@ -54,7 +54,7 @@ def depths(graph: Graph, *, shortest: bool = False) -> dict[str, int]:
         graph: Its delays do not count as hops.
         shortest: Lower a number to the steps of the shortest way, delays included, where that is less.
     """
-    rank, hop = _loops(graph), _hops(graph)
+    rank, hop = loops_of(graph), _hops(graph)
     alive = {rank[p.name] for p in graph.populations if not isinstance(p.dynamics, Instant)}
     # What only passes on within a loop of neurons does so a step before them.
     early = {p.name: 1 - hop[p.name] if rank[p.name] in alive else 0 for p in graph.populations}
@@ -70,14 +70,15 @@ def depths(graph: Graph, *, shortest: bool = False) -> dict[str, int]:
 
 def slack(graph: Graph, depth: Mapping[str, int]) -> dict[str, int]:
     """For each projection, 0 within a loop: steps by which its ends are further apart than its hop takes."""
-    rank, hop = _loops(graph), _hops(graph)
+    rank, hop = loops_of(graph), _hops(graph)
     return {
         q.name: depth[q.target] - depth[q.source] - hop[q.target] if rank[q.source] != rank[q.target] else 0
         for q in graph.projections
     }
 
 
-def _loops(graph: Graph) -> dict[str, int]:
+def loops_of(graph: Graph) -> dict[str, int]:
+    """`loops` of a graph's populations."""
     return loops([p.name for p in graph.populations], [(q.source, q.target) for q in graph.projections])
 
 

@@ -24,7 +24,8 @@ class RunResult:
         precision: "fixed" or "float".
         phases: Phases of each sample's window, in steps.
         sizes: Neurons of each population, in order from input to output.
-        outputs: What the answer is read from, shape (sample, class): x_F at the end of the first phase, or spike counts.
+        outputs: What the answer is read from, shape (sample, class): x_F at the end of the first phase,
+            messages summed over the window, or the last voltage.
         labels: Correct classes, shape (sample,); empty if unknown.
         messages: For "population.kind" the number of messages (non-zero spikes), shape (sample, step).
         unheard: Those "population.kind" that no projection carries on.

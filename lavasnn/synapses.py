@@ -296,8 +296,8 @@ def strengths(s: Owned) -> Array:
         case Dense():
             return np.abs(s.weight.astype(kind)).sum(axis=1)
         case Sparse():
-            sums = np.concatenate([np.zeros(1, kind), np.cumsum(np.abs(s.weight.astype(kind)))])
-            return sums[s.start[1:]] - sums[s.start[:-1]]
+            post = np.repeat(np.arange(s.shape[0]), np.diff(s.start))
+            return np.bincount(post, np.abs(s.weight.astype(kind)), s.shape[0]).astype(kind)
         case Conv():
             sizes = np.abs(s.weight.astype(kind)).sum(axis=1)
             rows, columns = (inside.astype(kind) for inside in _taps(s))
@@ -333,6 +333,13 @@ def scaled_rows(s: Owned, scale: Array) -> Owned:
             if (channels := by_channel(scale, s.weight.shape[0])) is not None:
                 return with_weight(s, s.weight * channels[:, None, None, None])
             return scaled_rows(as_sparse(s), scale)
+
+
+def diagonal(s: Owned) -> Array | None:
+    """Weights of one-to-one synapses, shape (neuron,), or None if they are not."""
+    if isinstance(s, Sparse) and s.shape[0] == s.shape[1] == len(s.pre) and np.array_equal(s.pre, np.arange(len(s.pre))):
+        return s.weight if np.array_equal(s.start, np.arange(len(s.pre) + 1)) else None
+    return None
 
 
 def by_channel(values: Array, channels: int) -> Array | None:

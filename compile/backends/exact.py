@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 LARGEST_BATCH = 1 << 29
-"""Bytes that a batch's messages and one step's states may take."""
+"""Bytes that a batch's messages, one byte each as spikes are, and one step's states may take."""
 STEP_BYTES = 40
 """Of a step's sums and states, for each neuron of the largest population."""
 
@@ -46,10 +46,10 @@ def run(
 
     Args:
         graph: The network; integers if compiled, else float64.
-        pixels: Images, shape (sample, pixel).
+        pixels: Images, shape (sample, pixel), or given messages, shape (sample, step, neuron).
         labels: Classes, shape (sample,); needed for the second phase.
         settle: Run DiffPC's second phase too, labels clamped.
-        batch: Samples at a time.
+        batch: Samples at a time, fewer if they need more than `LARGEST_BATCH`.
         record: Keep every message and state of every step.
         measure: Count each neuron's messages, and note the largest states of stock neurons (DiffPC always does).
         indices: Each sample's index in its data set (random encodings depend on it); 0, 1, ... by default.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.backends.sums import Synapse, synapse
+from compile.backends.sums import synapse
 from lavasnn.dynamics import graded, lif, lif_kernel
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt, LifState
@@ -68,12 +68,10 @@ def run_spiking(graph: Graph, shown: Array, *, measure: bool = False, voltages: 
     record = Record({graph.source.name: shown})
     runners: dict[str, _Runner] = {}
     for p in graph.populations[1:]:
-        wires = [synapse(graph, q) for q in graph.arriving(p.name)]
-        if _fits_kernel(graph, p, wires) and not measure and p.name not in voltages:
-            (wire,) = wires
-            record.sent[p.name] = _fast(graph, p, wire, record.sent[wire.projection.source])
+        if _fits_kernel(graph, p) and not measure and p.name not in voltages:
+            record.sent[p.name] = _fast(graph, p, record.sent)
             continue
-        runners[p.name] = _Runner(graph, p, wires, record, measure, p.name in voltages)
+        runners[p.name] = _Runner(graph, p, record, measure, p.name in voltages)
         if graph.seamless:
             for t in range(shown.shape[1]):
                 runners[p.name].step(t)
@@ -88,40 +86,40 @@ def run_population(graph: Graph, name: str, sent: dict[str, Array]) -> Array:
     """Messages of one population upon given ones of all others, shape (sample, step, neuron); a loop hears its own."""
     record = Record(dict(sent))
     p = graph.population(name)
-    wires = [synapse(graph, q) for q in graph.arriving(name)]
-    if _fits_kernel(graph, p, wires):
-        return _fast(graph, p, wires[0], sent[wires[0].projection.source])
-    runner = _Runner(graph, p, wires, record, False, False)
+    if _fits_kernel(graph, p):
+        return _fast(graph, p, sent)
+    runner = _Runner(graph, p, record, False, False)
     for t in range(sent[graph.source.name].shape[1]):
         runner.step(t)
     return runner.sent
 
 
-def _fits_kernel(graph: Graph, p: Population, wires: list[Synapse]) -> bool:
+def _fits_kernel(graph: Graph, p: Population) -> bool:
     """Whether the compiled kernel takes a population: binary LIF in integers behind one all-to-all projection of spikes."""
-    d = p.dynamics
+    d, arriving = p.dynamics, graph.arriving(p.name)
     return (
         graph.seamless
         and isinstance(d, LifInt)
-        and len(wires) == 1
-        and isinstance(graph.synapses(wires[0].projection), Dense)
-        and not graph.graded(wires[0].projection.source)
+        and len(arriving) == 1
+        and isinstance(graph.synapses(arriving[0]), Dense)
+        and not graph.graded(arriving[0].source)
     )
 
 
-def _fast(graph: Graph, p: Population, wire: Synapse, arriving: Array) -> Array:
-    assert isinstance(p.dynamics, LifInt)
-    rows = np.ascontiguousarray(graph.weight(wire.projection).T)
-    return lif_kernel.run_layer(p.dynamics, rows, arriving, exponent=wire.shift, arrive=0)
+def _fast(graph: Graph, p: Population, sent: dict[str, Array]) -> Array:
+    (q,) = graph.arriving(p.name)
+    s = graph.synapses(q)
+    assert isinstance(p.dynamics, LifInt) and isinstance(s, Dense)
+    shift = s.grid.exponent if s.grid is not None else 0
+    return lif_kernel.run_layer(p.dynamics, np.ascontiguousarray(s.weight.T), sent[q.source], exponent=shift, arrive=0)
 
 
 class _Runner:
     """One population, step by step."""
 
-    def __init__(
-        self, graph: Graph, p: Population, wires: list[Synapse], record: Record, measure: bool, keep_voltage: bool
-    ) -> None:
-        self.name, self.dynamics, self.wires, self.record, self.measure = p.name, p.dynamics, wires, record, measure
+    def __init__(self, graph: Graph, p: Population, record: Record, measure: bool, keep_voltage: bool) -> None:
+        self.name, self.dynamics, self.record, self.measure = p.name, p.dynamics, record, measure
+        self.wires = [synapse(graph, q) for q in graph.arriving(p.name)]
         shown = record.sent[graph.source.name]
         n, steps = shown.shape[:2]
         whole = isinstance(p.dynamics, LifInt | GradedInt)

@@ -87,11 +87,11 @@ def worst_states(graph: Graph, timing: Timing) -> dict[str, float]:
         one = 2.0**d.point
         sums = {"a_x": np.abs(np.broadcast_to(np.asarray(d.bias, np.float64), (p.size,))).copy(), "a_e": np.zeros(p.size)}
         for q in graph.arriving(p.name):
-            grid = graph.synapses(q).grid
-            assert grid is not None
-            unit = 2.0 ** (grid.exponent - timing.lowest("activity" if q.carries == "s_A" else "error"))
+            s = graph.synapses(q)
+            assert s.grid is not None
+            unit = 2.0 ** (s.grid.exponent - timing.lowest("activity" if q.carries == "s_A" else "error"))
             most = min(pixel, reach["s_A"]) if q.source == graph.source.name else reach[q.carries]
-            sums[q.into] += np.abs(graph.weight(q)).astype(np.float64).sum(1) * unit * most
+            sums[q.into] += strengths(s) * unit * most
         x_F, e_in = float(sums["a_x"].max()), float(sums["a_e"].max())
         # Clamped to a pixel; clamped to 0 or 1 after following x_F; moved as far as errors push.
         x_T = {"input": pixel * one, "output": max(x_F, one), "hidden": float((sums["a_x"] + sums["a_e"]).max())}[d.role]

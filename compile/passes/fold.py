@@ -31,6 +31,7 @@ from lavasnn.synapses import (
     as_dense,
     as_sparse,
     by_channel,
+    diagonal,
     scaled_rows,
     sparse_from,
     with_weight,
@@ -82,7 +83,7 @@ def _without(graph: Graph, middle: Population) -> Graph:
         outer = _real(graph, behind)
         if bias.any():
             target = populations[behind.target]
-            populations[target.name] = replace(target, dynamics=_with_bias(target, _applied(outer, bias)))
+            populations[target.name] = replace(target, dynamics=_with_bias(target, _matrix(outer) @ bias))
         for before in graph.arriving(middle.name):
             if before.source == middle.name:
                 raise InputError(f"fold: population {middle.name!r} projects to itself without any neuron or delay")
@@ -121,22 +122,6 @@ def _with_bias(target: Population, bias: Array) -> Through | Lif:
             return replace(d, bias_u=np.asarray(d.bias_u, np.float64) + bias)
         case _:
             raise InputError(f"fold: population {target.name!r} is {type(d).__name__}, which has no bias to fold one into")
-
-
-def _applied(s: Owned, values: Array) -> Array:
-    """Weighted sums of constant values, shape (post,)."""
-    if isinstance(s, Dense):
-        return s.weight @ values
-    rows = as_sparse(s)
-    sums = np.concatenate([[0.0], np.cumsum(rows.weight * values[rows.pre])])
-    return sums[rows.start[1:]] - sums[rows.start[:-1]]
-
-
-def diagonal(s: Owned) -> Array | None:
-    """Weights of one-to-one synapses, shape (neuron,), or None if they are not."""
-    if isinstance(s, Sparse) and s.shape[0] == s.shape[1] == len(s.pre) and np.array_equal(s.pre, np.arange(len(s.pre))):
-        return s.weight if np.array_equal(s.start, np.arange(len(s.pre) + 1)) else None
-    return None
 
 
 def compose(outer: Owned, inner: Owned) -> Owned:

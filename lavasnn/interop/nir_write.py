@@ -27,7 +27,7 @@ from lavasnn.errors import InputError
 from lavasnn.files import replacing
 from lavasnn.ir import Coincidence, Graph, Population, Projection, Source, Through
 from lavasnn.paths import depths, reach, slack
-from lavasnn.synapses import Conv, Owned, Sparse, as_dense, by_channel
+from lavasnn.synapses import Conv, as_dense, by_channel, diagonal
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -169,7 +169,7 @@ class _Writing:
         if isinstance(d, Through):
             return bias / np.asarray(d.scale, np.float64)
         first = self.real.synapses(self.real.arriving(p.name)[0])
-        shared = by_channel(bias, first.image_out[0]) is not None if isinstance(first, Conv) else _one_to_one(first) is None
+        shared = by_channel(bias, first.image_out[0]) is not None if isinstance(first, Conv) else diagonal(first) is None
         if d.du < 1 or (d.dv > 0 and not shared):
             return None
         return bias
@@ -215,7 +215,7 @@ class _Writing:
             chain.append((q.name, _conv(s, bias, before)))
             if after != _given(s):
                 chain.append((f"{q.name}.flatten", _flatten(_given(s))))
-        elif (scale := _one_to_one(s)) is not None and before == after and bias is None:
+        elif (scale := diagonal(s)) is not None and before == after and bias is None:
             if (scale != 1).any():
                 chain.append((q.name, nir.Scale(_full(before, scale))))
         else:
@@ -268,12 +268,3 @@ def _conv(s: Conv, bias: Array | None, before: Shape) -> Any:
     if len(before) == 2:
         return nir.Conv1d(before[1], kernel[:, :, 0], s.stride[1], s.padding[1], s.dilation[1], s.groups, channels)
     return nir.Conv2d((before[1], before[2]), kernel, s.stride, s.padding, s.dilation, s.groups, channels)
-
-
-def _one_to_one(s: Owned) -> Array | None:
-    """Weights of synapses that each lead to the neuron of the same index, or None."""
-    n = s.shape[0]
-    if not isinstance(s, Sparse) or s.shape != (n, n):
-        return None
-    alone = np.array_equal(s.start, np.arange(n + 1)) and np.array_equal(s.pre, np.arange(n))
-    return np.asarray(s.weight, np.float64) if alone else None

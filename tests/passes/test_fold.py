@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from torch import nn
 
 from compile.backends import exact
 from compile.passes.fold import compose, folded
+from compile.rules import loops_take_time
+from compile.target import LOIHI2
 from lavasnn.dynamics.lif import Lif
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
@@ -147,3 +151,21 @@ def test_what_cannot_be_folded_is_refused() -> None:
     loop = Projection("c", "norm", "norm", Dense(np.eye(2)))
     with pytest.raises(InputError, match="population 'norm' projects to itself without any neuron or delay"):
         folded(replace(graph, projections=(*graph.projections, loop)))
+
+
+def test_long_chains_without_neurons_are_no_loop() -> None:
+    """More populations that only pass on than Python has frames for."""
+    names = [f"t{i}" for i in range(1500)]
+    populations = (
+        Population("input", 1, Source()),
+        *(Population(n, 1, Through()) for n in names),
+        Population("output", 1, Lif(1.0, 0.1, 0.5)),
+    )
+    projections = tuple(
+        Projection(f"p{i}", a.name, b.name, Dense(np.ones((1, 1)))) for i, (a, b) in enumerate(pairwise(populations))
+    )
+    graph = Graph(populations, projections, Encoding("given", levels=1), "output", 4)
+    assert list(loops_take_time(graph, LOIHI2)) == []
+    back = (*projections, Projection("back", "t9", "t3", Dense(np.ones((1, 1)))))
+    (found,) = loops_take_time(replace(graph, projections=back), LOIHI2)
+    assert re.fullmatch(r"population 't[3-9]' is part of a loop without any neuron or delay in it", found)

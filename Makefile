@@ -29,7 +29,7 @@ help:  ## This list
 	@touch $@
 
 .venv/.all: .venv/.base
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,neurobench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,neurobench,events]'
 	@touch $@
 
 .venv/.lint: .venv/.base
@@ -47,7 +47,7 @@ test: .venv/.test  ## All tests but the slow ones
 	@$(BIN)/python -m pytest -m "not slow" -rs
 
 test-all: .venv/.all  ## Every test; needs LAVASNN_DATA, fails if one is skipped
-	@if [ -z "$$LAVASNN_DATA" ]; then echo "test-all needs LAVASNN_DATA=folder with MNIST/raw, FashionMNIST/raw, nets/nir and nets/netx"; exit 1; fi
+	@if [ -z "$$LAVASNN_DATA" ]; then echo "test-all needs LAVASNN_DATA=folder with MNIST/raw, FashionMNIST/raw, cifar10_jpeg75_bytes.npz, nmnist_small_events.npz, nets/nir and nets/netx"; exit 1; fi
 	@LAVASNN_NO_SKIPS=1 $(BIN)/python -m pytest -rs
 
 bench: .venv/.test  ## Speed as ratios measured in one run; writes bench.json

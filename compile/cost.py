@@ -8,14 +8,16 @@ they travel from the program's routes. `lavasnn.measure.energy` turns the counts
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compile.passes.links import Wires
 from compile.program import Program, Slice
 from lavasnn.errors import InputError
-from lavasnn.ir import Population, Projection, Source
+from lavasnn.ir import Graph, Population, Projection, Source
 from lavasnn.measure.energy import Counts, LayerCounts
 from lavasnn.measure.neurobench import messages
 from lavasnn.results import RunResult
@@ -38,10 +40,11 @@ def count(program: Program, result: RunResult) -> Counts:
         raise InputError(f"cost: the run is of {dict(result.sizes)}, the program of {sizes}; they have to be the same network")
     syn_ops, nonzero = Counter[str](), Counter[str]()
     spikes_in, axon_out = Counter[str](), Counter[str]()
+    sent = {f"{p.source}.{p.carries}": messages(result, f"{p.source}.{p.carries}", sizes[p.source]) for p in graph.projections}
+    stored = operations(graph, sent)
     for p in graph.projections:
-        sent, s = messages(result, f"{p.source}.{p.carries}", sizes[p.source]), graph.synapses(p)
-        syn_ops[p.target] += int(sent @ fan_out(s))
-        nonzero[p.target] += int(sent @ loud_fan_out(s))
+        syn_ops[p.target] += int(stored[p.name])
+        nonzero[p.target] += int(sent[f"{p.source}.{p.carries}"] @ loud_fan_out(graph.synapses(p)))
     hops: defaultdict[str, Counter[int]] = defaultdict(Counter)
     across = outside = 0
     routes = {(r.source, r.target): r for r in program.routes}
@@ -82,6 +85,16 @@ def count(program: Program, result: RunResult) -> Counts:
         chips=len({chip for chip, _, _ in program.places}) or 1,
         memory_bytes=program.fit["memory_bytes"],
     )
+
+
+def operations(graph: Graph, sent: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Synaptic operations of each projection: messages times the synapses stored for them.
+
+    Args:
+        graph: The network.
+        sent: By "population.kind" each neuron's messages, shape (neuron,).
+    """
+    return {p.name: float(sent[f"{p.source}.{p.carries}"] @ fan_out(graph.synapses(p))) for p in graph.projections}
 
 
 def deliveries(program: Program, result: RunResult) -> Iterator[tuple[Projection, int | None, int, int]]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from compile.program import Program
 from compile.target import Target
 from lavasnn.errors import Violation
+from lavasnn.synapses import count
 
 CORE = {
     "neurons": "neurons_per_core",
@@ -121,6 +122,40 @@ def traffic_by_core(program: Program) -> NDArray[np.float64]:
         if a != b:
             total[[a, b]] += r.messages
     return total
+
+
+@dataclass(frozen=True)
+class PairCost:
+    """What pairs of spikes cost beyond the network without them.
+
+    Args:
+        population: The coincidence neurons of one layer's pairs.
+        neurons: How many they are.
+        synapses: Stored for them and for what they tell.
+        syn_ops: Synaptic operations a sample into and out of them, on the calibration samples.
+        share: The same over the operations of everything but pairs.
+    """
+
+    population: str
+    neurons: int
+    synapses: int
+    syn_ops: float
+    share: float
+
+
+def pair_costs(program: Program) -> tuple[PairCost, ...]:
+    """Each layer's pairs, measured when the program was compiled; empty without pairs."""
+    names: list[str] = program.report.get("lower", {}).get("pairs", [])
+    each: dict[str, float] = program.report.get("calibrate", {}).get("syn_ops_per_sample", {})
+    graph = program.graph
+    own = {n: [p for p in graph.projections if n in (p.source, p.target) and p.name in each] for n in names}
+    rest = sum(each.values()) - sum(each[p.name] for mine in own.values() for p in mine)
+    found: list[PairCost] = []
+    for name, mine in own.items():
+        syn_ops = sum(each[p.name] for p in mine)
+        synapses = sum(count(graph.synapses(p)) for p in mine)
+        found.append(PairCost(name, graph.population(name).size, synapses, syn_ops, syn_ops / rest if rest else 0.0))
+    return tuple(found)
 
 
 def _rows(program: Program, target: Target) -> Iterator[Row]:

@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
+from lavasnn.architecture import layers, parsed
+from lavasnn.data.samples import NAMES, SETS
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import ConfigError, InputError
 
@@ -25,27 +27,44 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _known(name: str) -> str:
+    if name not in NAMES:
+        raise PydanticCustomError("data", "allowed are {names}", {"names": ", ".join(NAMES)})
+    return name
+
+
 class DataSection(_Section):
-    """Which images, and how they become input.
+    """Which samples, and how they become input.
 
     Attributes:
-        name: "digits", "mnist" or "fashion_mnist".
-        validation: Training images held out to choose settings on; 0 trains on all.
-        limit: Use only that many training images (0: all).
+        name: A data set, see `lavasnn.data`.
+        validation: Training samples held out to choose settings on; 0 trains on all.
+        limit: Use only that many training samples (0: all).
         input_exponent: DiffPC: a pixel p becomes the activity p * 2**input_exponent; None maps the largest pixel near 4.
     """
 
-    name: Literal["digits", "mnist", "fashion_mnist"] = "digits"
+    name: Annotated[str, AfterValidator(_known)] = "digits"
     validation: int = Field(default=0, ge=0)
     limit: int = Field(default=0, ge=0)
     input_exponent: int | None = Field(default=None, ge=-16, le=8)
 
 
-class NetworkSection(_Section):
-    """Hidden layer sizes, input side first, and the neurons of all layers."""
+def _hidden(value: Any) -> int | str:
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, str) and parsed(value))):
+        raise PydanticCustomError("hidden", "allowed is a number of neurons, or a convolution such as '32c3s2'")
+    return value
 
-    hidden: tuple[int, ...] = Field(default=(400,), strict=False)
+
+class NetworkSection(_Section):
+    """Hidden layers, input side first, and the neurons of all layers; convolutions as in `lavasnn.architecture`."""
+
+    hidden: tuple[Annotated[int | str, PlainValidator(_hidden)], ...] = Field(default=(400,), strict=False)
     neuron: Literal["diffpc", "lif", "dlif"] = "diffpc"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The hidden layers of a network without convolutions."""
+        return tuple(n for n in self.hidden if isinstance(n, int))
 
     @property
     def spiking(self) -> bool:
@@ -55,6 +74,8 @@ class NetworkSection(_Section):
 
 MOST_PAIRS = 2**24
 """Of a layer."""
+MOST_WEIGHTS = 2**27
+"""Of a layer: half a gigabyte of float32."""
 
 
 def _pairs(value: Any) -> int | tuple[int, ...]:
@@ -74,17 +95,20 @@ class SpikingSection(_Section):
     """Networks of LIF and DLIF neurons.
 
     Attributes:
-        steps: Steps that each image is shown for.
+        steps: Steps that each image is shown for, or that events are binned into.
         dv: Share of the voltage that leaks away in a step.
         du: Share of the current that leaks away in a step; 1 means no synaptic memory.
         vth: Threshold.
         surrogate: Whose derivative stands for that of a spike.
-        code: How pixels become input, see `lavasnn.encode`.
+        code: How pixels become input, see `lavasnn.encode`; "events" of data sets of events, and of them alone.
         pairs: DLIF: pairs of inputs in each layer, or a list with a number for each layer; a layer with 0 is plain LIF. With
             the direct code the first layer always is, for pairs need spikes.
+        sparsity: DLIF: instead of `pairs`, the share of all unordered pairs that each layer leaves out.
         pair_choice: How the first layer's pairs are chosen: by the classes' covariances, at random, or at random among
-            inputs that spike. Hidden spikes say nothing before training, so deeper layers draw at random.
+            inputs that spike. Hidden spikes say nothing before training, so deeper layers and convolutions draw at random.
+        pair_field: What the pairs of a convolution join: channels at one "pixel", or anything under its "kernel".
         bias: Whether neurons have biases.
+        norm: Whether hidden layers have batch norm behind their synapses; compiling folds it into weights and biases.
     """
 
     steps: int = Field(default=4, ge=1, le=1000)
@@ -92,10 +116,13 @@ class SpikingSection(_Section):
     du: float = Field(default=1.0, ge=0, le=1)
     vth: float = Field(default=1.0, gt=0)
     surrogate: Literal["atan", "triangle", "sigmoid"] = "atan"
-    code: Literal["bernoulli", "direct", "latency"] = "bernoulli"
+    code: Literal["bernoulli", "direct", "latency", "events"] = "bernoulli"
     pairs: Annotated[int | tuple[int, ...], PlainValidator(_pairs)] = 128
+    sparsity: float | None = Field(default=None, ge=0, le=1)
     pair_choice: Literal["covariance", "random", "active"] = "covariance"
+    pair_field: Literal["pixel", "kernel"] = "pixel"
     bias: bool = False
+    norm: bool = False
 
 
 class TrainingSection(_Section):
@@ -143,6 +170,16 @@ class ChooseSection(_Section):
     candidates: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
 
 
+class SweepSection(_Section):
+    """What else a summary trains.
+
+    Attributes:
+        spiking: Entries of `spiking` that each further network changes.
+    """
+
+    spiking: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+
+
 class RunConfig(_Section):
     """A whole training run.
 
@@ -152,6 +189,7 @@ class RunConfig(_Section):
         baselines: What a summary compares with. DiffPC: methods. DLIF: "lif", the same network without pairs, and
             "lif-wide", see `lavasnn.learning.backprop.widened`.
         choose: How its settings are chosen; no part of what a run does.
+        sweep: LIF and DLIF: what a summary varies; no part of what a single run does.
         threads: Of torch.
         timing: Of DiffPC alone: fields of `lavasnn.dynamics.diffpc.Timing`.
         spiking: Of LIF and DLIF alone.
@@ -167,6 +205,7 @@ class RunConfig(_Section):
     timing: Timing = Timing()
     spiking: SpikingSection = SpikingSection()
     choose: ChooseSection = ChooseSection()
+    sweep: SweepSection = SweepSection()
 
     @property
     def label(self) -> str:
@@ -179,16 +218,30 @@ class RunConfig(_Section):
         Raises:
             ConfigError: An unknown entry, a value out of range, or one that means nothing to the network.
         """
+        return self._with("training", TrainingSection, changes)
+
+    def with_spiking(self, **changes: Any) -> RunConfig:
+        """The same run with other entries of `spiking`, where numbers of pairs and a sparsity replace each other.
+
+        Raises:
+            ConfigError: As in `with_training`.
+        """
+        if ("pairs" in changes) != ("sparsity" in changes):
+            default = {"sparsity": None} if "pairs" in changes else {"pairs": SpikingSection().pairs}
+            changes = default | changes
+        return self._with("spiking", SpikingSection, changes)
+
+    def _with(self, name: str, section: type[_Section], changes: dict[str, Any]) -> RunConfig:
         try:
-            training = TrainingSection.model_validate(self.training.model_dump() | changes)
+            other = section.model_validate(getattr(self, name).model_dump() | changes)
         except ValidationError as error:
-            raise ConfigError("training: " + "; ".join(_complaint(e, TrainingSection) for e in error.errors())) from None
-        changed = self.model_copy(update={"training": training})
+            raise ConfigError(f"{name}: " + "; ".join(_complaint(e, section) for e in error.errors())) from None
+        changed = self.model_copy(update={name: other})
         if wrong := _misplaced(changed):
             raise ConfigError("; ".join(wrong))
         return changed
 
-    def with_lif(self, hidden: tuple[int, ...]) -> RunConfig:
+    def with_lif(self, hidden: tuple[int | str, ...]) -> RunConfig:
         """The same run with plain LIF neurons and other hidden layers."""
         network = NetworkSection(hidden=hidden, neuron="lif")
         return self.model_copy(update={"network": network, "baselines": ()})
@@ -209,22 +262,43 @@ def _misplaced(config: RunConfig) -> list[str]:
         if name not in BASELINES[neuron]:
             allowed = ", ".join(repr(b) for b in BASELINES[neuron]) or "none"
             found.append(f"baselines has {name!r}, with neuron {neuron!r} allowed is {allowed}")
+    events, name = SETS[config.data.name].events, config.data.name
+    try:
+        for place, layer in enumerate(layers(SETS[name].shape, config.network.hidden, SETS[name].classes), start=1):
+            if max(layer.weights, layer.size) > MOST_WEIGHTS:
+                sizes = f"{layer.weights:,} weights and {layer.size:,} neurons"
+                found.append(f"network: layer {place} has {sizes}, allowed are up to {MOST_WEIGHTS:,} of each")
+    except InputError as error:
+        found.append(str(error))
     if not config.network.spiking:
+        if events:
+            found.append(f"data.name is {name!r}, events; neuron {neuron!r} takes images")
+        if config.network.hidden != config.network.sizes:
+            found.append(f"network.hidden has convolutions, which neuron {neuron!r} does not have")
+        if config.sweep.spiking:
+            found.append(f"there is a section sweep, which neuron {neuron!r} does not have")
         return found
+    if events != (config.spiking.code == "events"):
+        needed = "'events'" if events else "'bernoulli', 'direct' or 'latency'"
+        found.append(f"spiking.code is {config.spiking.code!r}, with data {name!r} allowed is {needed}")
+    if config.spiking.sparsity is not None and config.spiking.pairs != SpikingSection().pairs:
+        found.append("spiking has pairs and sparsity; one of them says how many pairs there are")
+    if config.spiking.norm and not config.network.hidden:
+        found.append("spiking.norm is true and network.hidden is empty; batch norm stands in hidden layers")
     if t.dropout or t.input_dropout:
         name = "dropout" if t.dropout else "input_dropout"
         found.append(f"training.{name} is {getattr(t, name)}, with neuron {neuron!r} allowed is 0")
     if config.data.input_exponent is not None:
         found.append(f"data.input_exponent is {config.data.input_exponent}, which neuron {neuron!r} does not have")
-    pairs, layers = config.spiking.pairs, len(config.network.hidden) + 1
-    if neuron == "dlif" and isinstance(pairs, tuple):
-        if len(pairs) != layers:
-            found.append(f"spiking.pairs has {len(pairs)} numbers, the network {layers} layers")
+    pairs, depth = config.spiking.pairs, len(config.network.hidden) + 1
+    if neuron == "dlif" and isinstance(pairs, tuple) and config.spiking.sparsity is None:
+        if len(pairs) != depth:
+            found.append(f"spiking.pairs has {len(pairs)} numbers, the network {depth} layers")
         elif not any(pairs):
             found.append("spiking.pairs has 0 pairs in all layers, which is neuron 'lif'")
         elif config.spiking.code == "direct" and pairs[0]:
             found.append(f"spiking.pairs[0] is {pairs[0]}; with code 'direct' it has to be 0, for pairs need spikes")
-    if neuron == "dlif" and config.spiking.code == "direct" and layers == 1:
+    if neuron == "dlif" and config.spiking.code == "direct" and depth == 1:
         found.append("network.hidden is empty; with code 'direct' a dlif network needs a hidden layer, for pairs need spikes")
     return found
 
@@ -235,6 +309,7 @@ _SECTIONS: dict[str, type[_Section]] = {
     "training": TrainingSection,
     "spiking": SpikingSection,
     "choose": ChooseSection,
+    "sweep": SweepSection,
 }
 
 
@@ -253,7 +328,7 @@ def parse(entries: dict[str, Any], where: str) -> RunConfig:
     except InputError as error:
         raise error if isinstance(error, ConfigError) else ConfigError(f"{where}: {error}") from None
     for i, size in enumerate(config.network.hidden):
-        if size < 1:
+        if isinstance(size, int) and size < 1:
             raise ConfigError(f"{where}: network.hidden[{i}] is {size}; a layer needs at least 1 neuron")
     wrong = _misplaced(config)
     foreign = "timing" if config.network.spiking else "spiking"
@@ -266,6 +341,15 @@ def parse(entries: dict[str, Any], where: str) -> RunConfig:
             config.with_training(**changes)
         except ConfigError as error:
             raise ConfigError(f"{where}: choose.candidates[{i}]: {error}") from None
+    for i, changes in enumerate(config.sweep.spiking):
+        if not changes or changes in config.sweep.spiking[:i]:
+            raise ConfigError(f"{where}: sweep.spiking[{i}] is {changes}, which changes nothing or stands there already")
+        if "steps" in changes and SETS[config.data.name].events:
+            raise ConfigError(f"{where}: sweep.spiking[{i}] changes steps, into which events are binned once for all")
+        try:
+            config.with_spiking(**changes)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: sweep.spiking[{i}]: {error}") from None
     return config
 
 

@@ -163,15 +163,25 @@ def _select(pairs: NDArray[Any], n: int) -> Sparse:
     return Sparse(np.ones(len(senders)), senders, np.arange(len(pairs) + 1, dtype=np.int64) * 2, n)
 
 
-def _pair_maps(module: nn_dlif.PairConv2d, synapses: Conv) -> tuple[Conv, Conv]:
-    """Pairs of the receptive field as a convolution with two weights of 1, and the weights of pairs at each position."""
+def _pair_maps(module: nn_dlif.PairConv2d, synapses: Conv) -> tuple[Sparse, Conv]:
+    """The senders of each pair at each position, and the weights of pairs there.
+
+    Kernels with two weights of 1 would say the same, but each spike would visit every pair of its positions. What lies
+    beyond the image is silent and has no synapse.
+    """
     pairs, k = module.pairs.detach().cpu().numpy(), array(module.k)
-    kernel = np.zeros((len(pairs), synapses.image[0], *synapses.weight.shape[2:]))
-    at = np.arange(len(pairs))
-    for c, y, x in (pairs[:, :3].T, pairs[:, 3:].T):
-        kernel[at, c, y, x] = 1.0
-    select = Conv(kernel, synapses.image, synapses.stride, synapses.padding, synapses.dilation)
-    return select, Conv(k[:, :, None, None], select.image_out)
+    (_, rows, columns), (_, rows_out, columns_out) = synapses.image, synapses.image_out
+    channel, row, column = (part[..., None, None] for part in np.moveaxis(pairs.reshape(-1, 2, 3), 2, 0))
+    y = row * synapses.dilation[0] - synapses.padding[0] + np.arange(rows_out)[:, None] * synapses.stride[0]
+    x = column * synapses.dilation[1] - synapses.padding[1] + np.arange(columns_out) * synapses.stride[1]
+    inside = (y >= 0) & (y < rows) & (x >= 0) & (x < columns)
+    sender = (channel * rows + y) * columns + x
+    # (pair, row, column, which of both): a pair's first input comes before its second in any image.
+    inside, sender = (np.moveaxis(part, 1, 3) for part in (inside, sender))
+    start = np.concatenate(([0], np.cumsum(inside.sum(3).reshape(-1)))).astype(np.int64)
+    pre = sender[inside].astype(np.int32)
+    select = Sparse(np.ones(len(pre)), pre, start, synapses.shape[1])
+    return select, Conv(k[:, :, None, None], (len(pairs), rows_out, columns_out))
 
 
 def _image_layer(

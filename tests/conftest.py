@@ -231,11 +231,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def stored(request: pytest.FixtureRequest) -> Path:
-    """The folder below LAVASNN_DATA that the test names, as in `@pytest.mark.data("nets/netx")`; skips where it is not."""
+    """What the test names below LAVASNN_DATA, as in `@pytest.mark.data("nets/netx")`; skips where it is not."""
     (folder,) = request.node.get_closest_marker("data").args
     root = os.environ.get("LAVASNN_DATA")
-    if not root or not (Path(root) / folder).is_dir():
-        pytest.skip(f"LAVASNN_DATA has no folder {folder}" if root else "LAVASNN_DATA is not set")
+    if not root or not (Path(root) / folder).exists():
+        pytest.skip(f"LAVASNN_DATA has no {folder}" if root else "LAVASNN_DATA is not set")
     return Path(root) / folder
 
 
@@ -257,8 +257,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = terminalreporter.stats.get("skipped", [])
     if n := sum("LAVASNN_DATA" in str(report.longrepr) for report in skipped):
         terminalreporter.write_line(
-            f"{n} data tests skipped: set LAVASNN_DATA to a folder with MNIST/raw, FashionMNIST/raw, nets/nir and nets/netx "
-            "to run them"
+            f"{n} data tests skipped: set LAVASNN_DATA to a folder with the data that README names to run them"
         )
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from compile.backends import exact
+from lavasnn.architecture import layers
 from lavasnn.cli import main
 from lavasnn.cli.common import open_network
 from lavasnn.config import RunConfig, SpikingSection, TrainingSection, parse
@@ -23,9 +24,11 @@ from lavasnn.data import Images, load
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.files import read_tensors
-from lavasnn.learning.backprop import SpikingNet, bptt, build, choose_pairs, deployed, drawn, pair_numbers, presented, widened
+from lavasnn.learning import spiking as networks
+from lavasnn.learning.backprop import bptt, deployed, drawn, presented
 from lavasnn.learning.model import dump, load_model
 from lavasnn.learning.rules import Batch
+from lavasnn.learning.spiking import SpikingNet, choose_pairs, widened
 from lavasnn.learning.trainer import Trainer, predict
 from lavasnn.nn.dlif import PairPool
 from lavasnn.report.tables import results as diffpc_table
@@ -44,6 +47,16 @@ def config(neuron: str = "dlif", hidden: tuple[int, ...] = (20,), training: Any 
         "spiking": {"steps": 4, "pairs": 30, **spiking},
     }
     return parse(entries, "here")
+
+
+def build(
+    spiking: SpikingSection, sizes: tuple[int, ...], pairs: list[Tensor | None], *generator: torch.Generator
+) -> SpikingNet:
+    return networks.build(spiking, sizes[:1], layers(sizes[:1], sizes[1:-1], sizes[-1]), pairs, *generator)
+
+
+def pair_numbers(run: RunConfig, sizes: tuple[int, ...]) -> list[int]:
+    return networks.pair_numbers(run, layers(sizes[:1], sizes[1:-1], sizes[-1]))
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -222,7 +235,7 @@ def test_the_widened_network_has_the_next_number_of_parameters() -> None:
 
     for hidden, bias in (((20,), False), ((20,), True), ((20, 10), True)):
         run = config(hidden=hidden, bias=bias)
-        wide = widened(run, 64, 10)
+        wide = widened(run, (8, 8), 10)
         wanted = count(run, (64, *hidden, 10))
         w = wide.network.hidden[0]
         narrower = wide.with_lif(tuple(round(h * (w - 1) / 20) for h in hidden))
@@ -230,7 +243,7 @@ def test_the_widened_network_has_the_next_number_of_parameters() -> None:
         assert wide.network.hidden == tuple(round(h * w / 20) for h in hidden)
         assert count(narrower, (64, *narrower.network.hidden, 10)) < wanted <= count(wide, (64, *wide.network.hidden, 10))
     with pytest.raises(InputError, match=r"baseline 'lif-wide': network\.hidden is empty, so there is no layer to widen"):
-        widened(config(hidden=()), 64, 10)
+        widened(config(hidden=()), (64,), 10)
 
 
 # Runs
@@ -420,8 +433,8 @@ def test_a_summary_compares_with_lif_and_with_wider_lif(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.toml").write_text(CONFIG.format(neuron="dlif", baselines='baselines = ["lif", "lif-wide"]'))
-    summary = done(capsys, "train", "c.toml", "--summary", "s.json")
+    (tmp_path / "s.toml").write_text(CONFIG.format(neuron="dlif", baselines='baselines = ["lif", "lif-wide"]'))
+    summary = done(capsys, "train", "s.toml", "--summary", "summaries/s.json")
     assert list(summary["results"]) == ["dlif", "lif", "lif-wide"]
     rows = {label: found["seeds"] for label, found in summary["results"].items()}
     for label, found in rows.items():
@@ -436,14 +449,16 @@ def test_a_summary_compares_with_lif_and_with_wider_lif(
     assert rows["lif"][0]["neurons"] == 22
     assert rows["dlif"][0]["neurons"] >= 22 + 2 * 20
     assert rows["dlif"][0]["latency_steps"] > rows["lif"][0]["latency_steps"]
-    table = spiking_table(tmp_path).splitlines()
-    assert len(table) == 5
+    table = spiking_table(tmp_path / "summaries").splitlines()
+    assert len(table) == 5  # and a configuration without a summary was not run
+    (tmp_path / "other.toml").write_text(CONFIG.format(neuron="lif", baselines=""))
+    assert spiking_table(tmp_path / "summaries").splitlines()[2].startswith("| `other` | digits 64-12-10 | lif | *not run* |")
     lif = summary["results"]["lif"]
     spread = 100 * lif["deviation"]["test_int8"]
     assert table[3].startswith("| `s`, 2 epochs, 2 seeds | digits 64-12-10 | lif | 888 | ")
-    assert f"| {100 * lif['mean']['test_int8']:.2f} ± {spread:.2f} | {lif['mean']['syn_ops_per_sample']:,.0f} |" in table[3]
-    assert len(diffpc_table(tmp_path).splitlines()) == 2  # its head alone
-    assert done(capsys, "train", "c.toml", "--summary", "t.json")["results"] == summary["results"]  # taken over
+    assert f"| {100 * lif['mean']['test_int8']:.2f} ± {spread:.2f} | {lif['mean']['syn_ops_per_sample']:,.0f} |  |" in table[3]
+    assert len(diffpc_table(tmp_path / "summaries").splitlines()) == 2  # its head alone
+    assert done(capsys, "train", "s.toml", "--summary", "t.json")["results"] == summary["results"]  # taken over
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

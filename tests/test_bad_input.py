@@ -229,7 +229,7 @@ def test_layers_of_no_neurons(tmp_path: Path) -> None:
         ("--precision half", "'--precision': 'half' is not one of 'fixed', 'float'"),
         ("--seed -1", "'--seed': -1 is not in the range"),
         ("--seed 9223372036854775808", "'--seed': 9223372036854775808 is not in the range"),
-        ("--data cifar", "data set 'cifar(:test)?' is unknown, allowed are digits:train, digits:test, mnist:train"),
+        ("--data cifar", "data set 'cifar(:test)?' is unknown, allowed are digits, mnist, fashion_mnist"),
         ("--data digits:", "data set 'digits:' is unknown"),
         ("--data digits:validation", "data set 'digits:validation' is unknown"),
         ("--data mnist", "mnist:test: 2 of 2 files missing in .*MNIST/raw .*--data-dir or LAVASNN_DATA"),

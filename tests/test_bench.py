@@ -17,6 +17,7 @@ def test_bench_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(bench, "BATCH", 64)
     monkeypatch.setattr(bench, "LAVA_SAMPLES", (4, 64))
     monkeypatch.setattr(bench, "TRAIN_BATCHES", 4)
+    monkeypatch.setattr(bench, "PAIR_SAMPLES", 256)
     monkeypatch.delenv("LAVASNN_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     done = CliRunner().invoke(bench.bench, [str(tmp_path / "bench.json")])
@@ -26,5 +27,13 @@ def test_bench_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.Monke
     assert values["exact_vs_lava"]["cpu_ratio"] > 0
     assert values["diffpc_vs_backprop"]["samples_per_s_ratio"] > 0
     assert values["diffpc_vs_backprop"]["data"] == "ten noisy prototypes"
+    pool, pairs = values["pair_pool_vs_linear"], values["exact_pairs_vs_lif"]
+    assert 0 < pool["ms"]["linear"] < pool["ms"]["random pairs"]
+    assert pool["ratio_to_linear_of_n_plus_p"] < pool["ratio_to_linear_of_n"]
+    both = ("random pairs", "covariance pairs")
+    assert list(pairs["ratio_per_syn_op"]) == [*both, *(f"{name} in both layers" for name in both)]
+    for name in pairs["ratio_per_syn_op"]:
+        assert pairs[name]["syn_ops_per_sample"] > pairs["lif"]["syn_ops_per_sample"]
+        assert pairs[name]["us_per_sample_step"] > 0
     assert values["machine"]["cores"] >= 1
     assert {"threads"} <= set(values["exact_vs_lava"]) & set(values["diffpc_vs_backprop"])

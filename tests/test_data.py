@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lavasnn import data
-from lavasnn.data import Images, fetch, load, validation_split
+from lavasnn.data import Images, fetch, idx, load, validation_split
 from lavasnn.errors import DataError
 
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
@@ -212,8 +212,8 @@ def test_unknown_sets_list_the_known_ones(spec: str):
     with pytest.raises(DataError) as caught:
         load(spec)
     assert str(caught.value) == (
-        f"data set {spec!r} is unknown, allowed are digits:train, digits:test, mnist:train, mnist:test, "
-        "fashion_mnist:train, fashion_mnist:test (a name alone means :test)"
+        f"data set {spec!r} is unknown, allowed are digits, mnist, fashion_mnist, svhn, cifar10, cifar10_jpeg75, cifar100, "
+        "nmnist, nmnist_small, dvs_gesture, shd, each with :train or :test, which is the default"
     )
 
 
@@ -400,7 +400,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     server = Mirror()
     server.answers = {f"/{name}": content for name, content in CONTENT.items()}
     sums = {name: hashlib.md5(content, usedforsecurity=False).hexdigest() for name, content in CONTENT.items()}
-    monkeypatch.setitem(data.PUBLISHED, "mnist", data.IdxSource("MNIST/raw", server.url, sums))
+    monkeypatch.setitem(data.PUBLISHED, "mnist", idx.IdxSource("MNIST/raw", server.url, sums))
     yield server
     server.close()
 
@@ -472,7 +472,7 @@ def test_server_that_lacks_a_file(tmp_path: Path, mirror: Mirror):
 
 
 def test_server_that_sends_too_much(tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(data, "MAX_DOWNLOAD_BYTES", 10)
+    monkeypatch.setattr(idx, "MAX_DOWNLOAD_BYTES", 10)
     with pytest.raises(DataError, match="sends more than 10 bytes, which is allowed"):
         fetch("mnist", tmp_path)
     assert content_of(tmp_path / "MNIST" / "raw") == {}
@@ -487,7 +487,7 @@ def test_server_that_stays_silent(tmp_path: Path, mirror: Mirror):
 
 def test_server_that_drips(tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch):
     mirror.drip = True
-    monkeypatch.setattr(data, "DOWNLOAD_DEADLINE_S", 0.2)
+    monkeypatch.setattr(idx, "DOWNLOAD_DEADLINE_S", 0.2)
     started = time.monotonic()
     with pytest.raises(DataError, match="not done after the 0 s allowed"):
         fetch("mnist", tmp_path)

@@ -75,6 +75,8 @@ def test_python_runs(name: str, code: str, tmp_path: Path) -> None:
         assert accuracy is not None
         assert int(accuracy[1]) > 85
         assert "\n0 mismatches" in said
+    if name == "docs/examples/dlif_in_lava.py":
+        assert said.splitlines() == [f"{a} XOR {b} = {a ^ b}" for a in (0, 1) for b in (0, 1)]
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -162,7 +164,7 @@ def test_links_resolve(page: Path) -> None:
             assert link.startswith("https://"), link
             continue
         path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
+        target = Path(os.path.normpath(page.parent / path)) if path else page  # a link within docs may lead out, as pictures do
         there = target.exists() and target.is_relative_to(ROOT)
         headings = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE) if there and anchor else [anchor]
         if not there or slug(anchor) not in map(slug, headings):

@@ -19,7 +19,7 @@ from lavasnn.interop.nir import read_nir, write_nir
 from lavasnn.ir import Coincidence, Graph
 from lavasnn.nn import DLIF, LIF, ConvDLIF, LowRankPairs, PairConv2d, PairPool, PrivatePairs
 from lavasnn.nn.pairs import channel_pairs, field_pairs, random_pairs
-from lavasnn.synapses import Conv, Dense, Sparse
+from lavasnn.synapses import Conv, Dense, Sparse, as_dense
 
 GIVEN = Encoding("given", levels=1)
 
@@ -113,7 +113,13 @@ def test_convolutions_with_pairs_and_a_norm_behind_them(kind: str) -> None:
     net[3].running_mean.uniform_(-0.1, 0.1)
     net[3].running_var.uniform_(0.5, 1.5)
     graph = to_graph(net, GIVEN, 7, (1, 6, 6))
-    assert isinstance(graph.synapses(graph.projection("pairs2-of")), Conv)
+    select = graph.synapses(graph.projection("pairs2-of"))
+    assert isinstance(select, Sparse) and isinstance(graph.synapses(graph.projection("k2")), Conv)
+    kernel = torch.zeros(len(pairs), 3, 3, 3)  # an independent way to the same synapses
+    for p, (c, i, j, d, k, l) in enumerate(pairs.tolist()):
+        kernel[p, c, i, j] = kernel[p, d, k, l] = 1
+    each = torch.eye(3 * 6 * 6).view(-1, 3, 6, 6)
+    assert np.array_equal(as_dense(select), nn.functional.conv2d(each, kernel, stride=2, padding=1).flatten(1).T.numpy())
     x = shown(3, 7, 1, 6, 6)
     wanted = module_spikes(net, x)
     found = spikes(graph, x)

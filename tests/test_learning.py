@@ -467,7 +467,7 @@ def test_augmentation_moves_whole_images(shift: int, flip: bool) -> None:
     random = np.random.default_rng(0)
     height, width, n = 5, 4, 400
     images = random.integers(1, 256, (n, height, width)).astype(np.uint8)
-    out = augmented(torch.from_numpy(images.reshape(n, -1)), height, width, shift, flip, torch.Generator().manual_seed(1))
+    out = augmented(torch.from_numpy(images.reshape(n, -1)), (height, width), shift, flip, torch.Generator().manual_seed(1))
     assert out.dtype == torch.uint8
     assert out.shape == (n, height * width)
     span = range(-shift, shift + 1)
@@ -489,4 +489,4 @@ def test_augmentation_moves_whole_images(shift: int, flip: bool) -> None:
 
 def test_augmentation_of_nothing_is_nothing() -> None:
     pixels = torch.arange(24, dtype=torch.uint8).reshape(2, 12)
-    assert torch.equal(augmented(pixels, 3, 4, 0, False, torch.Generator().manual_seed(1)), pixels)
+    assert torch.equal(augmented(pixels, (3, 4), 0, False, torch.Generator().manual_seed(1)), pixels)

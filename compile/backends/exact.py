@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.backends.spiking import run_spiking
+from compile.backends.spiking import Kernels, kernels, run_spiking
 from compile.backends.sums import synapse
 from lavasnn.dynamics import diffpc, lif_kernel
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
@@ -69,13 +69,14 @@ def run(
     batch = min(batch, max(1, LARGEST_BATCH // each))
     parts: list[RunResult] = []
     peaks: dict[str, float] = {}
+    ready = {} if graph.timing is not None or measure else kernels(graph)
     for start in range(0, len(pixels), batch):
         rows = slice(start, start + batch)
         some = None if labels is None else labels[rows]
         if graph.timing is not None:
             parts.append(_diffpc(graph, pixels[rows], some, settle, record, measure, peaks, start))
         else:
-            parts.append(_stock(graph, pixels[rows], some, given[rows], record, measure, peaks))
+            parts.append(_stock(graph, pixels[rows], some, given[rows], record, measure, peaks, ready))
         if progress is not None:
             progress(min(start + batch, len(pixels)), len(pixels))
     return replace(joined(parts), meta={"peaks": peaks})
@@ -242,10 +243,12 @@ def _stock(
     record: bool,
     measure: bool,
     peaks: dict[str, float],
+    ready: Kernels,
 ) -> RunResult:
     """Networks of LIF and graded neurons."""
     read = (graph.output,) if graph.read == "voltage" else ()
-    found = run_spiking(graph, graph.encoding.messages(pixels, indices, graph.steps), measure=measure, voltages=read)
+    shown = graph.encoding.messages(pixels, indices, graph.steps)
+    found = run_spiking(graph, shown, measure=measure, voltages=read, ready=ready)
     for key, value in found.peaks.items():
         peaks[key] = (min if key.endswith(".least") else max)(peaks.get(key, value), value)
     sent = {f"{name}.s": s for name, s in found.sent.items()}

@@ -7,6 +7,7 @@ it arrives at t + 1 + delay, and all populations take each step together. In bot
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt, LifState
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph, Population, Source
-from lavasnn.synapses import Dense
+from lavasnn.synapses import Dense, Sparse
 
 Array = NDArray[Any]
 
@@ -52,7 +53,118 @@ class Record:
         self.peaks[f"{name}.most"] = max(self.peaks.get(f"{name}.most", most), most)
 
 
-def run_spiking(graph: Graph, shown: Array, *, measure: bool = False, voltages: tuple[str, ...] = ()) -> Record:
+@dataclass(frozen=True)
+class Layer:
+    """LIF behind one or two all-to-all projections of spikes, ready for the compiled kernel.
+
+    Args:
+        dynamics: Registers.
+        arriving: Who sends, its weights, and the exponent of their sums.
+    """
+
+    dynamics: LifInt
+    arriving: tuple[tuple[str, lif_kernel.Rows, int], ...]
+
+    def __call__(self, sent: Mapping[str, Array]) -> Array | None:
+        """Spikes, shape (sample, step, neuron); None for messages that the kernel does not take."""
+        (source, rows, exponent), *others = self.arriving
+        second = None
+        for other, rows2, exponent2 in others:
+            if sent[other].dtype != bool:
+                return None
+            second = rows2, sent[other], exponent2
+        return lif_kernel.run_layer(self.dynamics, rows, sent[source], exponent, 0, second=second)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Neurons that spike just where both of two inputs do.
+
+    Args:
+        source: Who sends.
+        inputs: The two inputs of each pair, shape (2, pair).
+        place: Its neuron, shape (pair,).
+        size: Neurons.
+    """
+
+    source: str
+    inputs: NDArray[np.uint32]
+    place: NDArray[np.uint32]
+    size: int
+
+    def __call__(self, sent: Mapping[str, Array]) -> Array | None:
+        """As in `Layer`."""
+        shown = sent[self.source]
+        return lif_kernel.coincidences(shown, self.inputs, self.place, self.size) if shown.dtype == bool else None
+
+
+Kernels = Mapping[str, Layer | Pairs]
+
+
+def kernels(graph: Graph) -> Kernels:
+    """The populations that compiled kernels run, ready for them: in a seamless graph of integers, and spikes alone.
+
+    Nothing is lost by preparing them once for several batches.
+    """
+    if not graph.seamless:
+        return {}
+    found = {p.name: _pairs(graph, p) or _layer(graph, p) for p in graph.populations[1:]}
+    return {name: kernel for name, kernel in found.items() if kernel is not None}
+
+
+def _layer(graph: Graph, p: Population) -> Layer | None:
+    d, arriving = p.dynamics, graph.arriving(p.name)
+    if not isinstance(d, LifInt) or not 1 <= len(arriving) <= 2 or any(graph.graded(q.source) for q in arriving):
+        return None
+    found: list[tuple[str, lif_kernel.Rows, int]] = []
+    for q in arriving:
+        s = graph.synapses(q)
+        if not isinstance(s, Dense):
+            return None
+        widest = found[0][1].tiles.shape[2] if found else 0
+        rows = lif_kernel.pack_rows(np.ascontiguousarray(s.weight.T), widest)
+        found.append((q.source, rows, s.grid.exponent if s.grid is not None else 0))
+    return Layer(d, tuple(found))
+
+
+def _pairs(graph: Graph, p: Population) -> Pairs | None:
+    """A population whose neurons have two synapses or fewer and provably compute the logical AND of two spikes.
+
+    The proof is `lif.step` itself: from rest and from whatever any input left behind, each answer is that to the present input
+    alone, and it is a spike for both spikes and for nothing less.
+    """
+    d, arriving = p.dynamics, graph.arriving(p.name)
+    if not isinstance(d, LifInt) or np.ndim(d.bias_mant) or len(arriving) != 1 or graph.graded(arriving[0].source):
+        return None
+    s = graph.synapses(arriving[0])
+    if not isinstance(s, Sparse) or s.grid is None or s.grid.exponent < 0:
+        return None
+    fan = np.diff(s.start)
+    if fan.max(initial=0) != 2:
+        return None
+    both = np.flatnonzero(fan == 2)
+    both = both[(s.weight[s.start[both]] != 0) & (s.weight[s.start[both] + 1] != 0)]
+    at = s.start[both]
+    weights = np.stack((s.weight[at], s.weight[at + 1]))
+    others = np.setdiff1d(np.flatnonzero(fan > 0), both)  # with one weight other than zero, or none
+    lone = np.array([s.weight[s.start[j] : s.start[j + 1]].sum() for j in others], s.weight.dtype)
+    kinds = np.unique(np.concatenate((weights, np.stack((lone, np.zeros_like(lone)))), axis=1), axis=1).astype(np.int64)
+    spikes = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    now = (spikes @ kinds) << s.grid.exponent  # (input, kind)
+    wanted = np.array([False, False, False, True])[:, None] & (kinds != 0).all(0)
+    answer, state = lif.step(d, lif.initial(d, now.shape), now)
+    later = lif.LifState(np.repeat(state.u, 4, axis=0), np.repeat(state.v, 4, axis=0))
+    again, after = lif.step(d, later, np.tile(now, (4, 1)))
+    same = (after.u == np.tile(state.u, (4, 1))).all() and (after.v == np.tile(state.v, (4, 1))).all()
+    if not (answer == wanted).all() or not (again == np.tile(wanted, (4, 1))).all() or not same:
+        return None
+    pairs = np.stack((s.pre[at], s.pre[at + 1])).astype(np.uint32)
+    return Pairs(arriving[0].source, pairs, both.astype(np.uint32), p.size)
+
+
+def run_spiking(
+    graph: Graph, shown: Array, *, measure: bool = False, voltages: tuple[str, ...] = (), ready: Kernels | None = None
+) -> Record:
     """Run a network of stock neurons.
 
     Args:
@@ -60,6 +172,7 @@ def run_spiking(graph: Graph, shown: Array, *, measure: bool = False, voltages: 
         shown: Messages of its input, shape (sample, step, neuron).
         measure: Note the largest inputs and states met, too.
         voltages: LIF populations whose voltages to keep.
+        ready: What `kernels` made of the graph; else it is made anew.
 
     Raises:
         InputError: A population that no executor runs (see `compile.passes.fold`).
@@ -67,9 +180,10 @@ def run_spiking(graph: Graph, shown: Array, *, measure: bool = False, voltages: 
     """
     record = Record({graph.source.name: shown})
     runners: dict[str, _Runner] = {}
+    fast = {} if measure else kernels(graph) if ready is None else ready
     for p in graph.populations[1:]:
-        if _fits_kernel(graph, p) and not measure and p.name not in voltages:
-            record.sent[p.name] = _fast(graph, p, record.sent)
+        if p.name in fast and p.name not in voltages and (spikes := fast[p.name](record.sent)) is not None:
+            record.sent[p.name] = spikes
             continue
         runners[p.name] = _Runner(graph, p, record, measure, p.name in voltages)
         if graph.seamless:
@@ -86,32 +200,13 @@ def run_population(graph: Graph, name: str, sent: dict[str, Array]) -> Array:
     """Messages of one population upon given ones of all others, shape (sample, step, neuron); a loop hears its own."""
     record = Record(dict(sent))
     p = graph.population(name)
-    if _fits_kernel(graph, p):
-        return _fast(graph, p, sent)
+    kernel = (_pairs(graph, p) or _layer(graph, p)) if graph.seamless else None
+    if kernel is not None and (spikes := kernel(sent)) is not None:
+        return spikes
     runner = _Runner(graph, p, record, False, False)
     for t in range(sent[graph.source.name].shape[1]):
         runner.step(t)
     return runner.sent
-
-
-def _fits_kernel(graph: Graph, p: Population) -> bool:
-    """Whether the compiled kernel takes a population: binary LIF in integers behind one all-to-all projection of spikes."""
-    d, arriving = p.dynamics, graph.arriving(p.name)
-    return (
-        graph.seamless
-        and isinstance(d, LifInt)
-        and len(arriving) == 1
-        and isinstance(graph.synapses(arriving[0]), Dense)
-        and not graph.graded(arriving[0].source)
-    )
-
-
-def _fast(graph: Graph, p: Population, sent: dict[str, Array]) -> Array:
-    (q,) = graph.arriving(p.name)
-    s = graph.synapses(q)
-    assert isinstance(p.dynamics, LifInt) and isinstance(s, Dense)
-    shift = s.grid.exponent if s.grid is not None else 0
-    return lif_kernel.run_layer(p.dynamics, np.ascontiguousarray(s.weight.T), sent[q.source], exponent=shift, arrive=0)
 
 
 class _Runner:

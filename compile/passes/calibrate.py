@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.backends import exact
+from compile.cost import operations
 from compile.passes.state import State
 from lavasnn.dynamics.diffpc import DiffPCInt
 from lavasnn.dynamics.fixedpoint import ALIGN_BITS, STATE_MAX
@@ -157,9 +158,11 @@ def _stock(state: State) -> State:
             f"calibrate, on {len(state.pixels)} samples: " + "; ".join(refused) + ". Smaller weights or fewer inputs help"
         )
     warnings += [f"calibrate: {line}" for line in remarks(graph, run)]
-    summary = {"samples": len(state.pixels), "populations": entries}
+    traffic = _traffic(run)
+    each = {name: round(n, 3) for name, n in operations(graph, traffic).items()}
+    summary = {"samples": len(state.pixels), "populations": entries, "syn_ops_per_sample": each}
     report = {**state.report, "calibrate": summary}
-    return replace(state, report=report, warnings=(*state.warnings, *warnings), traffic=_traffic(run))
+    return replace(state, report=report, warnings=(*state.warnings, *warnings), traffic=traffic)
 
 
 def _headroom(magnitude: float, limit: int) -> float:

@@ -47,7 +47,8 @@ class Lower:
         heard = {q.source for name in pairs for q in graph.arriving(name)}
         if graph.source.name in heard and graph.encoding.kind == "given" and np.min(state.pixels) < 0:
             raise InputError(f"lower: the samples hold spikes of -1, and {pairs[0]!r} joins pairs of spikes 0 or 1")
-        found = {"always_on": added, "pairs": pairs, "delayed": _delayed(state.graph, graph)}
+        later = depths(graph)[graph.output] - depths(state.graph)[graph.output]
+        found = {"always_on": added, "pairs": pairs, "delayed": _delayed(state.graph, graph), "extra_steps": later}
         return replace(state, graph=graph, report={**state.report, "lower": found})
 
 

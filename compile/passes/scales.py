@@ -68,7 +68,7 @@ def quantize_stock(state: State) -> State:
                     f"quantize: projection {q.name!r} brings payloads of {q.source!r} back to {p.name!r}; feedback has to be "
                     "spikes"
                 )
-        best, least = _best(graph, p, units, reference, _least(p, run.peaks, state.target))
+        best, least = _best(graph, p, units, reference, state.target, run.peaks)
         units[p.name] = best.unit
         populations.append(best.population)
         projections |= {q.name: q for q in best.projections}
@@ -109,14 +109,21 @@ def _reference(state: State) -> Record:
 
 
 def _best(
-    graph: Graph, p: Population, units: Mapping[str, float], reference: Mapping[str, Array], least: float
+    graph: Graph,
+    p: Population,
+    units: Mapping[str, float],
+    reference: Mapping[str, Array],
+    target: Target,
+    peaks: Mapping[str, float],
 ) -> tuple[_Scaled, float]:
-    """The unit with the smallest output error, and that error: the share of messages that differ. None is below `least`."""
+    """The unit with the smallest output error, and that error: the share of messages that differ. None is below `_least`."""
     sent = {name: _payloads(graph, name, values, units.get(name, 1.0)) for name, values in reference.items()}
     fine = _unit(graph, p, units)
-    least = 0.0 if fine == 1.0 else least  # integers stay as they are
+    least = 0.0 if fine == 1.0 else _least(p, peaks, target)  # integers stay as they are
     needed = {q.name: _strength(graph, q, units)[1] for q in graph.arriving(p.name)}
-    exponents = {name: _exponent(n / max(fine, least)) for name, n in needed.items()}
+    low = target.weight_exponent_low.value
+    lowest = {q.name: low if graph.graded(q.source) and not np.ndim(q.delay) else 0 for q in graph.arriving(p.name)}
+    exponents = {name: _exponent(n / max(fine, least), lowest[name] if fine != 1.0 else 0) for name, n in needed.items()}
     largest = max([fine, least, *(n / 2 ** exponents[name] for name, n in needed.items())])
     tried: list[tuple[float, float, _Scaled]] = []
     refused: RangeError | None = None
@@ -180,9 +187,15 @@ def _short(unit: float) -> float:
     return max(math.ldexp(math.ceil(mantissa * 4096), exponent - 12), SMALLEST_UNIT)
 
 
-def _exponent(ratio: float) -> int:
-    """Weight exponent of a projection whose largest weight is `ratio` times what the unit holds."""
-    return min(max(math.ceil(math.log2(ratio) - 0.5), 0), 7) if ratio > 1 else 0
+def _exponent(ratio: float, lowest: int) -> int:
+    """Weight exponent, at least `lowest`, of a projection whose largest weight is `ratio` times what the unit holds.
+
+    Payloads make sums so large that the unit has to be coarse for them to fit; below 0 their weights stay fine all the same.
+    With several delays the simulator shifts each delay's sum by itself, so there it cannot be.
+    """
+    if ratio > 1:
+        return min(max(math.ceil(math.log2(ratio) - 0.5), 0), 7)
+    return max(math.ceil(math.log2(ratio)), lowest) if ratio > 0 else 0
 
 
 def _scaled(graph: Graph, p: Population, unit: float, units: Mapping[str, float], exponents: Mapping[str, int]) -> _Scaled:

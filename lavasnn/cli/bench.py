@@ -1,7 +1,8 @@
 """Speed, as ratios measured in one run: `python -m lavasnn.cli.bench bench.json` (what `make bench` does).
 
-Two questions: how much less processor time does the exact executor take than Lava's stock process graph for the same
-spikes, and how fast does DiffPC train beside backpropagation of the same network?
+Four questions: how much less processor time does the exact executor take than Lava's stock process graph for the same
+spikes; how fast does DiffPC train beside backpropagation of the same network; what does a pool of pairs cost in torch beside a
+linear layer; and what does a synaptic operation cost the exact executor in networks with pairs and without?
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ LAVA_SAMPLES = (40, 120)
 """Lava runs both; the difference leaves its start-up out."""
 TRAIN_BATCHES = 469
 WARM_EPOCHS = 2
+POOL_ROWS = 512
+PAIR_SAMPLES = 10_240
 
 
 def network(seed: int = 0) -> Graph:
@@ -168,12 +171,99 @@ def blobs(random: np.random.Generator, n: int) -> Images:
     return Images("ten noisy prototypes", "train", pixels, labels.astype(np.int64), (28, 28), 255, 10)
 
 
+def pool_layer(seed: int = 0) -> dict[str, Any]:
+    """Seconds of forward and backward through synapses alone: a pool of n pairs, and linear layers of n and of 2 n inputs."""
+    from torch import nn
+
+    from lavasnn.nn.dlif import PairPool
+    from lavasnn.nn.pairs import active_pairs, random_pairs
+
+    torch.manual_seed(seed)
+    n, m = SIZES[:2]
+    x = (torch.rand(POOL_ROWS, n) < 0.1).float()
+    layers = {
+        "random pairs": PairPool(n, m, random_pairs(n, n, seed)),
+        "active pairs": PairPool(n, m, active_pairs(x, n, seed)),
+        "linear": nn.Linear(n, m, bias=False),
+        "linear of n + P inputs": nn.Linear(2 * n, m, bias=False),
+    }
+    inputs = {name: (torch.cat((x, x), 1) if "+" in name else x).requires_grad_() for name in layers}
+    spent: dict[str, list[float]] = {name: [] for name in layers}
+    for _ in range(40):
+        for name, layer in layers.items():  # in turns, so that a busy moment meets all of them
+            started = time.perf_counter()
+            layer(inputs[name]).sum().backward()
+            spent[name].append(time.perf_counter() - started)
+    fastest = {name: min(times) for name, times in spent.items()}
+    return {
+        "ratio_to_linear_of_n_plus_p": round(fastest["random pairs"] / fastest["linear of n + P inputs"], 3),
+        "ratio_to_linear_of_n": round(fastest["random pairs"] / fastest["linear"], 3),
+        "ms": {name: round(1e3 * s, 3) for name, s in fastest.items()},
+        "layer": f"n = {n}, m = {m}, P = n, {POOL_ROWS} rows, forward and backward, fastest of 40",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def exact_pairs(seed: int = 0) -> dict[str, Any]:
+    """Processor time of the exact executor for one synaptic operation, forming pairs included, with and without pairs."""
+    from compile.cost import count
+    from compile.pipeline import compile_graph
+    from lavasnn.config import parse
+    from lavasnn.export import to_graph
+    from lavasnn.learning.trainer import Trainer
+
+    images = blobs(np.random.default_rng(seed), PAIR_SAMPLES)
+    found: dict[str, dict[str, float]] = {}
+    for name, (neuron, choice, pairs) in {
+        "lif": ("lif", "random", [1, 1]),
+        "random pairs": ("dlif", "random", [SIZES[0], 0]),
+        "covariance pairs": ("dlif", "covariance", [SIZES[0], 0]),
+        "random pairs in both layers": ("dlif", "random", [SIZES[0], SIZES[1]]),
+        "covariance pairs in both layers": ("dlif", "covariance", [SIZES[0], SIZES[1]]),
+    }.items():
+        spiking = {"steps": 4, "pairs": pairs, "pair_choice": choice}
+        network = {"neuron": neuron, "hidden": [SIZES[1]]}
+        training = {"epochs": 2, "weight_decay": 0.0, "clip_norm": 0.0}
+        run = parse({"data": {"name": "mnist"}, "network": network, "spiking": spiking, "training": training}, "bench")
+        trainer = Trainer(run, images, None, seed)
+        trainer.run()
+        program = compile_graph(
+            to_graph(trainer.net, trainer.encoding, run.spiking.steps), images.pixels[:64], images.labels[:64]
+        )
+        counts = count(program, exact.run(program.graph, images.pixels, measure=True))
+        spent: list[float] = []
+        for _ in range(6):
+            started = time.process_time()
+            exact.run(program.graph, images.pixels, batch=BATCH)
+            spent.append(time.process_time() - started)
+        each = min(spent[1:]) / len(images)
+        found[name] = {
+            "ns_per_syn_op": round(1e9 * each / (counts.total("syn_ops") / counts.samples), 4),
+            "us_per_sample_step": round(1e6 * each / run.spiking.steps, 3),
+            "syn_ops_per_sample": round(counts.total("syn_ops") / counts.samples, 1),
+        }
+    plain = found["lif"]["ns_per_syn_op"]
+    ratios = {name: round(numbers["ns_per_syn_op"] / plain, 3) for name, numbers in found.items() if name != "lif"}
+    return {
+        "ratio_per_syn_op": ratios,
+        **found,
+        "network": f"{'-'.join(map(str, SIZES))}, as many pairs as a layer has inputs, 4 steps, two epochs of training",
+        "data": images.name,
+    }
+
+
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 def bench(output: Path) -> None:
     """Measure and write OUTPUT (JSON)."""
     torch.set_num_threads(1)
-    values = {"exact_vs_lava": exact_vs_lava(), "diffpc_vs_backprop": training(), "machine": machine()}
+    values = {
+        "exact_vs_lava": exact_vs_lava(),
+        "diffpc_vs_backprop": training(),
+        "pair_pool_vs_linear": pool_layer(),
+        "exact_pairs_vs_lif": exact_pairs(),
+        "machine": machine(),
+    }
     write_text(output, json.dumps(values, indent=1) + "\n")
     click.echo(json.dumps(values, indent=1))
 

@@ -21,7 +21,7 @@ from compile.passes.quantize import real
 from compile.program import Program
 from lavasnn import data
 from lavasnn.cli import discard_output
-from lavasnn.data import Images
+from lavasnn.data import NAMES, Images
 from lavasnn.errors import InputError, LavaMissing
 from lavasnn.files import read_tensors
 from lavasnn.ir import Graph
@@ -67,7 +67,7 @@ DATA = options(
     click.option(
         "--data",
         "spec",
-        help="digits, mnist or fashion_mnist, with :train or :test; else test images, for compile training images.",
+        help=f"{', '.join(NAMES)}; with :train or :test, else test samples, for compile training samples.",
     ),
     click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache."),
     click.option("--download", is_flag=True, help="Fetch missing image files (with checksum)."),
@@ -195,13 +195,15 @@ def open_network(path: Path) -> Loaded:
     if kind == "graph":
         return Loaded(kind, Graph.load(path))
     from lavasnn.export import to_graph
-    from lavasnn.learning.backprop import SpikingNet, deployed
+    from lavasnn.learning.backprop import deployed
     from lavasnn.learning.model import load_model
+    from lavasnn.learning.spiking import SpikingNet
     from lavasnn.measure.traffic import training_summary
 
     model = load_model(path)
     if isinstance(model.net, SpikingNet):
-        graph = to_graph(deployed(model.net, model.encoding), model.encoding, model.config.spiking.steps)
+        net = deployed(model.net, model.encoding)
+        graph = to_graph(net, model.encoding, model.config.spiking.steps, model.net.image)
         return Loaded(kind, graph, None, model.config.data.name)
     training = training_summary([e.error_spikes for e in model.history], sum(model.net.sizes[1:]))
     graph = to_graph(model.net, model.encoding)
@@ -215,16 +217,17 @@ def open_data(
     download: bool,
     samples: int | None,
     split: str = "test",
+    steps: int = 0,
 ) -> Images:
-    """Images named on the command line, or the split of the set that the network was trained on.
+    """Samples named on the command line, or the split of the set that the network was trained on; events in `steps` steps.
 
     Raises:
         InputError: No set named, or more samples than it has.
     """
     if spec is None and trained_on is None:
-        raise InputError("no data named: use --data digits, mnist or fashion_mnist, or --input FILE")
+        raise InputError("no data named: use --data digits, mnist or another set, or --input FILE")
     named = spec or str(trained_on)
-    images = data.load(named if ":" in named else f"{named}:{split}", data_dir, download=download)
+    images = data.load(named if ":" in named else f"{named}:{split}", data_dir, download=download, steps=steps)
     if samples is not None and samples > len(images):
         raise InputError(f"--samples {samples:,}: {images.label} has {len(images):,}")
     return images if samples is None else images.take(samples)
@@ -246,12 +249,13 @@ def open_samples(
         InputError: Both are named, or see `open_data`.
         DataError: See `lavasnn.recordings.load_input`.
     """
+    graph = network.graph
+    steps = graph.phases(False)[-1].stop
     if given is None:
-        return open_data(spec, network.trained_on, data_dir, download, samples, split)
+        return open_data(spec, network.trained_on, data_dir, download, samples, split, steps)
     if spec is not None:
         raise InputError("--data and --input are both given; a run takes its samples from one of them")
-    graph = network.graph
-    found = load_input(given, graph.encoding, graph.source.size, graph.phases(False)[-1].stop, samples, seed or 0)
+    found = load_input(given, graph.encoding, graph.source.size, steps, samples, seed or 0)
     if samples is not None and samples > len(found):
         raise InputError(f"--samples {samples:,}: {found.name} has {len(found):,}")
     return found if samples is None else found.take(samples)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
-from compile.fit import CHIP, CORE, Report, fit, populations_by_core, traffic_by_core
+from compile.fit import CHIP, CORE, Report, fit, pair_costs, populations_by_core, traffic_by_core
 from compile.hardware import Readiness, missing, readiness
 from compile.hardware import build as build_for_chip
 from compile.passes.fold import folded
@@ -170,6 +170,7 @@ def compile_command(
     values: dict[str, Any] = {
         "output": output,
         "fit": {**program.fit, **report.to_json()},
+        "pairs": [asdict(p) for p in pair_costs(program)],
         "placement": {key: program.report["place"][key] for key in ("hops", "hops_row_major")},
         "target": program.target,
         "report": program.report,
@@ -240,6 +241,14 @@ def print_program(program: Program, report: Report, output: Path, ready: Sequenc
         for name, r in q["projections"].items()
     ]
     table("Weights in 8 bits", ["projection", "sign mode", "unit", "changed", "saturated", "largest error"], rows)
+    if costs := pair_costs(program):
+        pairs = [[p.population, f"{p.neurons:,}", f"{p.synapses:,}", f"{p.syn_ops:,.1f}", f"{p.share:+.1%}"] for p in costs]
+        all_of = [sum(p.neurons for p in costs), sum(p.synapses for p in costs), sum(p.syn_ops for p in costs)]
+        share = sum(p.share for p in costs)
+        pairs.append(["all", f"{all_of[0]:,}", f"{all_of[1]:,}", f"{all_of[2]:,.1f}", f"{share:+.1%}"])
+        steps = counted(program.report["lower"]["extra_steps"], "step")
+        title = f"What pairs of spikes cost, beside {steps} more to the output"
+        table(title, ["pairs", "neurons", "synapses", "synaptic operations/sample", "of all others"], pairs)
     print_fit(program, report)
     if ready:
         parts = [[r.name, r.process, r.support.status, r.support.confidence, r.support.source] for r in ready]

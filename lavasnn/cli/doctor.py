@@ -74,10 +74,10 @@ def _lava() -> dict[str, Any]:
 
 def _dataset(name: str, data_dir: Path | None) -> dict[str, Any]:
     try:
-        images = data.load(f"{name}:test", data_dir)
+        images = data.load(f"{name}:test", data_dir, steps=1)
     except LavasnnError as error:
         return {"ok": False, "text": str(error)}
-    return {"ok": True, "text": f"{len(images):,} test images of {images.shape[0]}x{images.shape[1]}"}
+    return {"ok": True, "text": f"{len(images):,} test samples of {'x'.join(map(str, images.shape))}"}
 
 
 def _targets(targets: list[Target], as_json: bool) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from compile.backends import exact
-from compile.cost import count
+from compile.cost import count, operations
 from compile.program import Program
 from compile.target import LOIHI2
 from lavasnn import config as configs
@@ -26,6 +26,7 @@ from lavasnn.data import Images
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import write_text
 from lavasnn.measure import traffic
+from lavasnn.measure.energy import estimates
 
 if TYPE_CHECKING:
     from lavasnn.learning.model import EpochReport
@@ -99,7 +100,7 @@ def train_command(
         if summary is not None:
             found = summarise(run, *load_splits(run, data_dir, download), device, quiet)
         else:
-            found = compare_candidates(run, data.load(f"{run.data.name}:train", data_dir, download=download), device, quiet)
+            found = compare_candidates(run, _load(run, "train", data_dir, download), device, quiet)
         values = {"command": command} | found
         write_text(several, json.dumps(values, indent=1) + "\n")
         show(as_json, values, lambda: click.echo(json.dumps(values.get("results", values.get("candidates")), indent=1)))
@@ -163,9 +164,12 @@ def _check_writable(path: Path) -> None:
 
 def load_splits(run: RunConfig, data_dir: Path | None, download: bool) -> tuple[Images, Images | None, Images]:
     """Training, validation (if the configuration holds some out) and test images."""
-    train = data.load(f"{run.data.name}:train", data_dir, download=download)
-    test = data.load(f"{run.data.name}:test", data_dir, download=download)
+    train, test = (_load(run, split, data_dir, download) for split in ("train", "test"))
     return *held_out(run.data, train), test
+
+
+def _load(run: RunConfig, split: str, data_dir: Path | None, download: bool) -> Images:
+    return data.load(f"{run.data.name}:{split}", data_dir, download=download, steps=run.spiking.steps)
 
 
 def held_out(section: DataSection, train: Images) -> tuple[Images, Images | None]:
@@ -256,15 +260,18 @@ def _epoch_line(epoch: EpochReport, run: RunConfig) -> str:
 def summarise(
     run: RunConfig, train: Images, validation: Images | None, test: Images, device: str, quiet: bool
 ) -> dict[str, Any]:
-    """Train every seed of a configuration and of its baselines; measure float, integers, and messages or operations."""
+    """Train every seed of a configuration, of its baselines and of its sweep; measure float, integers, messages, operations."""
     from lavasnn.learning.model import dump
 
     results: dict[str, Any] = {}
-    for label in dict.fromkeys([run.label, *run.baselines]):
-        other = _variant(run, label, train)
-        rows = [_measure(other, label, train, validation, test, s, device, quiet) for s in run.seeds]
+    variants = _variants(run, train)
+    for other, _, _ in variants.values():
+        _check_pairs(other, train)
+    for label, (other, stem, changes) in variants.items():
+        rows = [_measure(other, label, stem, train, validation, test, s, device, quiet) for s in run.seeds]
         numbers = {key: [r[key] for r in rows] for key in rows[0] if isinstance(rows[0][key], float)}
         results[label] = {
+            **({"changes": changes} if changes else {}),
             "mean": {key: round(statistics.fmean(v), 6) for key, v in numbers.items()},
             "deviation": {key: round(statistics.stdev(v), 6) for key, v in numbers.items()} if len(rows) > 1 else None,
             "seeds": rows,
@@ -279,19 +286,42 @@ def summarise(
     }
 
 
-def _variant(run: RunConfig, label: str, train: Images) -> RunConfig:
-    """The configuration itself, or the one of its baselines that has this label."""
-    from lavasnn.learning.backprop import widened
+def _variants(run: RunConfig, train: Images) -> dict[str, tuple[RunConfig, str, dict[str, Any]]]:
+    """The configuration, its baselines and its sweep, by label, each with the name of its files and what it changes."""
+    from lavasnn.learning.spiking import widened
 
-    match label:
-        case run.label:
-            return run
-        case "lif":
-            return run.with_lif(run.network.hidden)
-        case "lif-wide":
-            return widened(run, train.pixels.shape[1], train.classes)
-        case method:
-            return run.with_training(method=method)
+    found: dict[str, tuple[RunConfig, str, dict[str, Any]]] = {run.label: (run, run.label, {})}
+    for label in run.baselines:
+        match label:
+            case "lif":
+                found[label] = run.with_lif(run.network.hidden), label, {}
+            case "lif-wide":
+                found[label] = widened(run, train.shape, train.classes), label, {}
+            case method:
+                found[label] = run.with_training(method=method), label, {}
+    for changes in run.sweep.spiking:
+        label = ", ".join(f"{name} {value}" for name, value in changes.items())
+        found[label] = run.with_spiking(**changes), re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-"), changes
+    return found
+
+
+def _check_pairs(run: RunConfig, train: Images) -> None:
+    """Refuse before hours of training what would be refused after.
+
+    Raises:
+        InputError: More pairs than a layer's inputs have, or than a core takes beside them.
+    """
+    if not run.network.spiking:
+        return
+    from lavasnn.architecture import Full
+    from lavasnn.learning.spiking import pair_numbers, planned
+
+    plan, axons = planned(run, train.shape, train.classes), LOIHI2.fan_in_per_core.value
+    for place, (layer, pairs) in enumerate(zip(plan, pair_numbers(run, plan), strict=True), start=1):
+        if isinstance(layer, Full) and layer.inputs + pairs > axons:
+            raise InputError(
+                f"{run.name}: layer {place} has {layer.inputs:,} inputs and {pairs:,} pairs, a core takes {axons:,} axons"
+            )
 
 
 def compare_candidates(run: RunConfig, images: Images, device: str, quiet: bool) -> dict[str, Any]:
@@ -332,9 +362,17 @@ def compare_candidates(run: RunConfig, images: Images, device: str, quiet: bool)
 
 
 def _measure(
-    run: RunConfig, label: str, train: Images, validation: Images | None, test: Images, seed: int, device: str, quiet: bool
+    run: RunConfig,
+    label: str,
+    stem: str,
+    train: Images,
+    validation: Images | None,
+    test: Images,
+    seed: int,
+    device: str,
+    quiet: bool,
 ) -> dict[str, Any]:
-    path = _model_path(run, label, seed)
+    path = _model_path(run, stem, seed)
     note(quiet, f"{run.name}, {label}, seed {seed}")
     trainer, seconds = train_one(run, train, validation, seed, device, path, "resume", quiet)
     row: dict[str, Any] = {"seed": seed, "test_float": trainer.evaluate(test), "seconds": round(seconds, 1)}
@@ -346,7 +384,7 @@ def _measure(
     network = open_network(path)
     program = build(network, train, 256, LOIHI2, path.name)
     if run.network.spiking:
-        return row | _spiking_row(run, sum(w.numel() for w in trainer.net.parameters()), program, test)
+        return row | _spiking_row(trainer, program, test)
     both = exact.run(program.graph, test.pixels, test.labels, settle=True)
     sent = traffic.summary(both)
     assert network.training is not None
@@ -365,21 +403,35 @@ def _measure(
     return row
 
 
-def _spiking_row(run: RunConfig, parameters: int, program: Program, test: Images) -> dict[str, Any]:
+def _spiking_row(trainer: Trainer, program: Program, test: Images) -> dict[str, Any]:
     """The test set on the program of a spiking network: accuracy, and what a sample costs, pairs included."""
+    from lavasnn.learning.spiking import silenced
+
     result = exact.run(program.graph, test.pixels, test.labels, measure=True)
     counts = count(program, result)
-    return {
+    energies = {e.name: e for e in estimates(counts)}
+    pairs = program.report["lower"]["pairs"]
+    row = {
         "test_int8": result.accuracy,
         "syn_ops_per_sample": counts.total("syn_ops") / counts.samples,
         "spikes_per_sample": sum(float(sent.sum()) for sent in result.messages.values()) / result.samples,
-        "hidden": list(run.network.hidden),
-        "parameters": parameters,
+        "dynamic_energy_uj": 1e6 * energies["dynamic energy"].high,
+        "static_energy_uj": 1e6 * energies["static energy"].low,
+        "hidden": list(trainer.config.network.hidden),
+        "parameters": sum(w.numel() for w in trainer.net.parameters()),
+        "pairs": [program.graph.population(name).size for name in pairs],
         "neurons": sum(layer.neurons for layer in counts.layers),
         "synapses": program.fit["synapses"],
         "cores": program.cores,
         "latency_steps": counts.latency_steps,
     }
+    if not pairs:
+        return row
+    with silenced(trainer.net):
+        without = trainer.evaluate(test)
+    each = operations(program.graph, result.by_neuron)
+    own = [each[p.name] for p in program.graph.projections if p.source in pairs or p.target in pairs]
+    return row | {"test_float_without_pairs": without, "syn_ops_of_pairs_per_sample": sum(own) / result.samples}
 
 
 COMMANDS = {"train": train_command}

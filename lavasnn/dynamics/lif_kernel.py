@@ -1,7 +1,7 @@
-"""The integer step of `lavasnn.dynamics.lif`, compiled together with the dense synapse in front of it.
+"""The integer step of `lavasnn.dynamics.lif`, compiled together with one or two dense projections in front of it.
 
 `run_layer` and `count_layer` take a whole window at once. Their work follows the number of active inputs: each adds one row
-of weights, and nothing is computed for silent ones.
+of weights, and nothing is computed for silent ones. `coincidences` forms pairs of spikes.
 
 Source: lava-nc 0.10.0, lava/proc/lif/models.py, PyLifModelBitAcc; lava/proc/dense/models.py, PyDenseModelBitAcc.
 """
@@ -56,11 +56,12 @@ class Rows:
         return self.tiles.shape[1] - 1
 
 
-def pack_rows(weights_t: NDArray[np.integer[Any]]) -> Rows:
+def pack_rows(weights_t: NDArray[np.integer[Any]], widest: int = 0) -> Rows:
     """Lay weights out as `run_layer` reads them.
 
     Args:
         weights_t: Integer weights, shape (pre, post), after whatever rounding Lava's Dense does to them.
+        widest: Most lanes of a tile, a multiple of `LANES`; 0 means as many as suit the cache.
 
     Raises:
         InputError: Not a two-dimensional integer array with at least one neuron on each side.
@@ -84,7 +85,7 @@ def pack_rows(weights_t: NDArray[np.integer[Any]]) -> Rows:
     chunk = INT32_MAX if kind is np.int32 else 32767 // size // GROUP * GROUP
     pre, post = wide.shape
     room = max(256, TILE_BYTES // ((pre + 1) * np.dtype(kind).itemsize) // LANES * LANES)
-    lanes = min(room, -(-post // LANES) * LANES)
+    lanes = min(widest or room, -(-post // LANES) * LANES)
     n_tiles = -(-post // lanes)
     padded = np.zeros((pre + 1, n_tiles * lanes), kind)
     padded[:pre, :post] = wide
@@ -96,21 +97,34 @@ def pack_rows(weights_t: NDArray[np.integer[Any]]) -> Rows:
 BINARY, PACKED, PLUS, MINUS = 0, 1, 2, 3
 
 
+BLOCK = 16
+"""Inputs that are passed over together where all of them are silent."""
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def _list_active(row: Any, kind: int, pre: int, active: Any, n: Any) -> Any:
-    """Append the active inputs of `row` to active[n:], padded to whole groups with the zero row; return the new n.
+    """Append the active inputs of `row` to active[n:]; return the new n.
 
-    Every input is written, and only an active one moves the end of the list, so that no branch depends on the data. A
-    bool byte above 1 (an array viewed as bool) counts as one spike; as it is, it would run past the end of the list.
+    Within a block every input is written, and only an active one moves the end of the list, so that no branch depends on the
+    data. A bool byte above 1 (an array viewed as bool) counts as one spike; as it is, it would run past the end of the list.
     """
-    start, n = np.uint64(n), np.uint64(n)
+    n = np.uint64(n)
     if kind == BINARY:
         seen = np.uint8(0)
         for i in range(pre):
             seen |= row[i]
-        for i in range(pre):
+        whole = pre // BLOCK * BLOCK if seen <= 1 else 0
+        for begin in range(0, whole, BLOCK):
+            any_of = np.uint8(0)
+            for i in range(BLOCK):
+                any_of |= row[begin + i]
+            if any_of:
+                for i in range(begin, begin + BLOCK):
+                    active[n] = np.uint32(i)
+                    n += np.uint64(row[i])
+        for i in range(whole, pre):
             active[n] = np.uint32(i)
-            n += np.uint64(row[i]) if seen <= 1 else np.uint64(row[i] != 0)
+            n += np.uint64(row[i] != 0)
     elif kind == PACKED:
         for i in range(row.shape[0]):
             byte = np.uint64(row[i])
@@ -123,9 +137,6 @@ def _list_active(row: Any, kind: int, pre: int, active: Any, n: Any) -> Any:
         for i in range(pre):
             active[n] = np.uint32(i)
             n += np.uint64(row[i] == wanted)
-    while (n - start) % np.uint64(GROUP):
-        active[n] = np.uint32(pre)
-        n += np.uint64(1)
     return np.int64(n)
 
 
@@ -178,26 +189,56 @@ def step_lanes(u: Any, v: Any, sums: Any, bias: Any, scale: Any, right: Any, kee
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _list_window(messages: Any, kind: int, pre: int, arrive: int, active: Any, n: Any, first: Any) -> Any:
+    """List what arrives in each step of a sample's window, from active[n:]; first gets where each part begins, and the end."""
+    steps = messages.shape[0]
+    signs = 2 if kind == PLUS else 1
+    first[0] = n
+    for t in range(steps):
+        for sign in range(signs):
+            start = n
+            if t >= arrive:
+                n = _list_active(messages[t - arrive], kind + sign, pre, active, n)
+                while (n - start) % GROUP:
+                    active[n] = np.uint32(pre)
+                    n += 1
+            first[t * signs + sign + 1] = n
+    return n
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _sum_rows(rows: Any, active: Any, begin: int, end: int, chunk: int, times: Any, acc: Any, sums: Any) -> None:
+    """Add so many times the listed rows to int32 sums."""
+    for g in range(begin, end, chunk):
+        _add_rows(rows, active, g, min(end, g + chunk), acc)
+        for j in range(sums.shape[0]):
+            sums[j] += np.int32(np.int32(acc[j]) * times)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _run(
-    tiles: Any, acc: Any, chunk: int, bias: Any, registers: Any, messages: Any, kind: int, pre: int, arrive: int,
-    raster: Any, totals: Any, counts: Any,
+    tiles: Any, acc: Any, chunk: int, messages: Any, kind: int, tiles2: Any, acc2: Any, chunk2: int, messages2: Any,
+    arrive: int, bias: Any, registers: Any, raster: Any, totals: Any, counts: Any,
 ) -> None:  # fmt: skip
     """All samples one after the other: list the active inputs of every step, then add and update tile by tile."""
     scale, right, keep_u, keep_v, vth = registers[0], registers[1], registers[2], registers[3], registers[4]
+    scale2, right2 = registers[5], registers[6]
+    # Scales are powers of two: what the larger has more goes into its own sums, the common part into those of both.
+    common = min(scale, scale2) if messages2.shape[2] else scale
+    apart = messages2.shape[2] > 0 and (right > 0 or right2 > 0)
+    times, times2 = (np.int32(1), np.int32(1)) if apart else (np.int32(scale // common), np.int32(scale2 // common))
     batch, steps, _ = messages.shape
-    n_tiles, _, lanes = tiles.shape
+    n_tiles, rows, lanes = tiles.shape
+    pre, pre2 = rows - 1, messages2.shape[2]
     signs = 2 if kind == PLUS else 1
-    active = np.empty(steps * (pre + 2 * GROUP) + 2 * GROUP, np.uint32)
-    first = np.zeros(steps * signs + 1, np.int64)
-    u, v, sums = np.empty(lanes, np.int32), np.empty(lanes, np.int32), np.empty(lanes, np.int32)
-    s = np.empty(lanes, np.uint8)
+    active = np.empty(steps * (pre + pre2 + 4 * GROUP) + 2 * BLOCK, np.uint32)
+    first, first2 = np.zeros(steps * signs + 1, np.int64), np.zeros(steps + 1, np.int64)
+    u, v, s = np.empty(lanes, np.int32), np.empty(lanes, np.int32), np.empty(lanes, np.uint8)
+    sums, sums2 = np.empty(lanes, np.int32), np.empty(lanes, np.int32)
     for b in range(batch):
-        n = 0
-        for t in range(steps):
-            for sign in range(signs):
-                if t >= arrive:
-                    n = _list_active(messages[b, t - arrive], kind + sign, pre, active, n)
-                first[t * signs + sign + 1] = n
+        n = _list_window(messages[b], kind, pre, arrive, active, 0, first)
+        if pre2:
+            _list_window(messages2[b], BINARY, pre2, arrive, active, n, first2)
         for tile in range(n_tiles):
             begin = tile * lanes
             u[:] = 0
@@ -205,13 +246,21 @@ def _run(
             for t in range(steps):
                 sums[:] = 0
                 for sign in range(signs):
-                    end = first[t * signs + sign + 1]
-                    for g in range(first[t * signs + sign], end, chunk):
-                        _add_rows(tiles[tile], active, g, min(end, g + chunk), acc)
-                        for j in range(lanes):
-                            sums[j] += -acc[j] if sign else acc[j]
+                    k = t * signs + sign
+                    each = np.int32(-times) if sign else times
+                    _sum_rows(tiles[tile], active, first[k], first[k + 1], chunk, each, acc, sums)
+                left, down = common, right
+                if apart:  # what is shifted right loses its last bits for itself
+                    sums2[:] = 0
+                    _sum_rows(tiles2[tile], active, first2[t], first2[t + 1], chunk2, times2, acc2, sums2)
+                    for j in range(lanes):
+                        own = np.int32(np.int32(sums[j] * scale) >> right)
+                        sums[j] = np.int32(own + np.int32(np.int32(sums2[j] * scale2) >> right2))
+                    left, down = np.int32(1), np.int32(0)
+                elif pre2:
+                    _sum_rows(tiles2[tile], active, first2[t], first2[t + 1], chunk2, times2, acc2, sums)
                 part = bias[begin : begin + lanes]
-                totals[b, t] += step_lanes(u, v, sums, part, scale, right, keep_u, keep_v, vth, s)
+                totals[b, t] += step_lanes(u, v, sums, part, left, down, keep_u, keep_v, vth, s)
                 if raster.shape[0]:
                     out = raster[b, t, begin : begin + lanes]
                     for j in range(out.shape[0]):
@@ -222,27 +271,40 @@ def _run(
                         sent[j] += s[j]
 
 
+Second = tuple[Rows, NDArray[np.bool_], int]
+"""A second projection: weights with as many lanes as the first's, spikes (batch, steps, pre), and weight exponent."""
+
+
 def _launch(
     params: LifInt, weights: NDArray[Any] | Rows, spikes: NDArray[Any], exponent: int, arrive: int, packed: bool,
-    raster: NDArray[Any], totals: NDArray[Any], counts: NDArray[Any],
+    raster: NDArray[Any], totals: NDArray[Any], counts: NDArray[Any], second: Second | None = None,
 ) -> None:  # fmt: skip
     """Check ranges, bring everything into the kernel's form, run it. Outputs nobody wants have length 0."""
     rows = weights if isinstance(weights, Rows) else pack_rows(weights)
-    if not -8 <= exponent <= 7:
-        raise RangeError(f"LIF layer: weight exponent {exponent}; allowed is -8..7")
+    rows2, spikes2, exponent2 = (rows, np.empty((*spikes.shape[:2], 0), np.bool_), 0) if second is None else second
+    for e in (exponent, exponent2):
+        if not -8 <= e <= 7:
+            raise RangeError(f"LIF layer: weight exponent {e}; allowed is -8..7")
     if arrive < 0:
         raise RangeError(f"LIF layer: spikes arrive {arrive} steps after they were sent; allowed is 0 or more")
+    if rows2.tiles.shape[::2] != rows.tiles.shape[::2] or spikes2.dtype != bool or spikes2.shape[:2] != spikes.shape[:2]:
+        raise InputError(
+            f"LIF layer: a second projection with tiles {rows2.tiles.shape} and {spikes2.dtype} {spikes2.shape} beside tiles "
+            f"{rows.tiles.shape} and {spikes.shape}"
+        )
     bias = np.zeros(rows.tiles.shape[0] * rows.tiles.shape[2], np.int32)
     try:
         bias[: rows.post] = params.bias
     except ValueError:
         raise InputError(f"LIF layer: bias of shape {np.shape(params.bias)} for {rows.post} neurons") from None
-    scale = 1 << (rows.shift + max(exponent, 0))
+    shifts = [(1 << (r.shift + max(e, 0)), max(-e, 0)) for r, e in ((rows, exponent), (rows2, exponent2))]
     keeps = (DECAY_ONE - 1 - params.du, DECAY_ONE - params.dv)
-    registers = np.array([scale, max(-exponent, 0), *keeps, params.vth << ALIGN_BITS], np.int64).astype(np.int32)
+    registers = np.array([*shifts[0], *keeps, params.vth << ALIGN_BITS, *shifts[1]], np.int64).astype(np.int32)
     kind, messages = _as_bytes(spikes, rows.pre, packed)
-    acc = np.empty(rows.tiles.shape[2], np.int32 if rows.tiles.dtype == np.int32 else np.int16)
-    _run(rows.tiles, acc, rows.chunk, bias, registers, messages, kind, rows.pre, arrive, raster, totals, counts)
+    acc, acc2 = (np.empty(r.tiles.shape[2], np.int32 if r.tiles.dtype == np.int32 else np.int16) for r in (rows, rows2))
+    messages2 = np.ascontiguousarray(spikes2).view(np.uint8)
+    one, two = (rows.tiles, acc, rows.chunk, messages, kind), (rows2.tiles, acc2, rows2.chunk, messages2)
+    _run(*one, *two, arrive, bias, registers, raster, totals, counts)
 
 
 def _as_bytes(spikes: NDArray[Any], pre: int, packed: bool) -> tuple[int, NDArray[np.uint8]]:
@@ -275,6 +337,7 @@ def run_layer(
     *,
     packed: bool = False,
     totals: NDArray[np.int32] | None = None,
+    second: Second | None = None,
 ) -> NDArray[np.bool_]:
     """Run a dense layer of LIF neurons over whole windows, each sample from rest: `step` in a loop, compiled.
 
@@ -291,6 +354,7 @@ def run_layer(
             from step 0 on. Spikes that would arrive after the last step are lost.
         packed: `spikes` is uint8 (batch, steps, ceil(pre / 8)) from `np.packbits(..., bitorder="little")`.
         totals: int32 array (batch, steps), to which the number of spikes of each step is added.
+        second: Another projection to the same neurons, whose spikes arrive after as many steps.
 
     Returns:
         Spikes of the layer, shape (batch, steps, post).
@@ -305,7 +369,7 @@ def run_layer(
     if sums.shape != raster.shape[:2] or sums.dtype != np.int32:
         raise InputError(f"LIF layer: totals of shape {sums.shape} and dtype {sums.dtype} for int32 {raster.shape[:2]}")
     none = np.empty((0, 0), np.int32)
-    _launch(params, weights_t, spikes, exponent, arrive, packed, raster.view(np.uint8), sums, none)
+    _launch(params, weights_t, spikes, exponent, arrive, packed, raster.view(np.uint8), sums, none, second)
     return raster
 
 
@@ -327,6 +391,46 @@ def count_layer(
     totals, counts = np.zeros(spikes.shape[:2], np.int32), np.zeros((spikes.shape[0], post), np.int32)
     _launch(params, weights_t, spikes, exponent, arrive, packed, np.empty((0, 0, 0), np.uint8), totals, counts)
     return counts, totals
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _join(messages: Any, first: Any, second: Any, place: Any, raster: Any) -> None:
+    """64 samples at a time, a bit each: what spikes with what is then one AND a pair, and no branch depends on the data."""
+    batch, steps, n = messages.shape
+    bits, joined = np.empty(n, np.uint64), np.zeros(raster.shape[2], np.uint64)
+    for begin in range(0, batch, 64):
+        samples = min(64, batch - begin)
+        for t in range(steps):
+            bits[:] = 0
+            for k in range(samples):
+                row, shift = messages[begin + k, t], np.uint64(k)
+                for i in range(n):
+                    bits[i] |= np.uint64(row[i] != 0) << shift
+            for p in range(first.shape[0]):
+                joined[place[p]] = bits[first[p]] & bits[second[p]]
+            for k in range(samples):
+                out, shift = raster[begin + k, t], np.uint64(k)
+                for i in range(out.shape[0]):
+                    out[i] = np.uint8((joined[i] >> shift) & np.uint64(1))
+
+
+def coincidences(
+    spikes: NDArray[np.bool_], inputs: NDArray[np.uint32], place: NDArray[np.uint32], size: int
+) -> NDArray[np.bool_]:
+    """Where two inputs spike in the same step.
+
+    Args:
+        spikes: Shape (batch, steps, input), bool.
+        inputs: The two of each pair, shape (2, pair).
+        place: The pair's neuron, shape (pair,); none has two pairs.
+        size: Neurons; those of no pair are silent.
+
+    Returns:
+        Bool (batch, steps, neuron).
+    """
+    raster = np.empty((*spikes.shape[:2], size), np.bool_)
+    _join(np.ascontiguousarray(spikes).view(np.uint8), inputs[0], inputs[1], place, raster.view(np.uint8))
+    return raster
 
 
 @njit(nogil=True, cache=True)

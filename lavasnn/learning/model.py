@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from lavasnn.config import RunConfig, parse
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.files import read_tensors, write_tensors
-from lavasnn.learning.backprop import SpikingNet, build
+from lavasnn.learning.spiking import SpikingNet, build, planned, stored_pairs
 from lavasnn.nn.diffpc import DiffPCNet
+from lavasnn.nn.dlif import PairPool
 
 Net = DiffPCNet | SpikingNet
 
@@ -52,7 +54,8 @@ def arrays(net: Net) -> dict[str, NDArray[Any]]:
     """What a network has learned.
 
     DiffPC: weights and biases by layer, "1.weight" (post, pre) and "1.bias" (post,) onwards. Spiking: the state dict, where
-    synapses are modules 0, 2, 4, ...: "0.weight" (post, pre), with pairs "0.k" (post, pair) and "0.pairs" (pair, 2).
+    synapses are modules 0, 2, 4, ... (with batch norm and convolutions see `lavasnn.learning.spiking.build`): "0.weight"
+    (post, pre), with pairs "0.k" (post, pair) and "0.pairs" (pair, 2).
     """
     return {name: value.detach().cpu().numpy() for name, value in _tensors(net).items()}
 
@@ -61,10 +64,13 @@ def load_arrays(net: Net, values: dict[str, NDArray[Any]]) -> None:
     """Undo `arrays`.
 
     Raises:
-        InputError: An array is missing or has the wrong shape.
+        InputError: An array is missing, has the wrong shape, or is none of the network's.
     """
+    own = _tensors(net)
+    if unknown := sorted(set(values) - set(own)):
+        raise InputError(f"model: the file holds {unknown[0]}, which the network does not have")
     with torch.no_grad():
-        for name, mine in _tensors(net).items():
+        for name, mine in own.items():
             shape = tuple(mine.shape)
             if name not in values or values[name].shape != shape:
                 found = values[name].shape if name in values else "nothing"
@@ -72,13 +78,23 @@ def load_arrays(net: Net, values: dict[str, NDArray[Any]]) -> None:
             mine.copy_(torch.from_numpy(values[name].copy()))
 
 
-_OTHERS = {"timing": True, "choose": True, "spiking": True, "network": {"neuron": True}}
+def sizes(net: Net) -> list[int]:
+    """Inputs and outputs of a spiking network; neurons of all layers, the input included, of others."""
+    if not isinstance(net, SpikingNet):
+        return list(net.sizes)
+    first, last = net.synapses[0], net.synapses[-1]
+    assert isinstance(last, nn.Linear | PairPool)
+    inputs = first.in_features if isinstance(first, nn.Linear | PairPool) else math.prod(net.shape)
+    return [inputs, last.out_features]
+
+
+_OTHERS = {"timing": True, "choose": True, "sweep": True, "spiking": True, "network": {"neuron": True}}
 
 
 def dump(config: RunConfig) -> dict[str, Any]:
     """What a run does as JSON values; how its settings were chosen and what its neurons do not have is left out."""
     if config.network.spiking:
-        return json.loads(json.dumps(config.model_dump(exclude={"timing", "choose"})))
+        return json.loads(json.dumps(config.model_dump(exclude={"timing", "choose", "sweep"})))
     entries = json.loads(json.dumps(config.model_dump(exclude=_OTHERS)))
     return entries | {"timing": asdict(config.timing)}
 
@@ -89,12 +105,14 @@ def save_model(
     """Write a network, how and on which images (their checksum) it was trained, and how its input is coded."""
     header = {
         "config": dump(config),
-        "sizes": list(net.sizes),
+        "sizes": sizes(net),
         "encoding": code.to_json(),
         "history": history,
         "seed": seed,
         "data": data,
     }
+    if isinstance(net, SpikingNet):
+        header["shape"] = list(net.shape)
     write_tensors(path, "model", header, arrays(net))
 
 
@@ -120,10 +138,15 @@ def load_model(path: Path) -> Model:
     config = parse(header["config"], str(path))
     net: Net
     if config.network.spiking:
-        pairs = [tensors.get(f"{2 * l}.pairs") for l in range(len(header["sizes"]) - 1)]
-        net = build(config.spiking, header["sizes"], [None if p is None else torch.from_numpy(p.copy()) for p in pairs])
+        ends = header["sizes"]
+        shape = header.get("shape", ends[:1] if isinstance(ends, list) else None)
+        if not all(isinstance(part, list) and part and all(type(n) is int and n > 0 for n in part) for part in (ends, shape)):
+            raise InputError(f"{path}: sizes are {ends!r} and shape {shape!r}, needed are lists of positive integers")
+        plan = planned(config, shape, ends[-1])
+        net = build(config.spiking, shape, plan, stored_pairs(config.spiking, plan, tensors))
     else:
         net = DiffPCNet(header["sizes"], config.timing)
     load_arrays(net, tensors)
+    net.eval()
     history = [EpochReport(**entry) for entry in header["history"]]
     return Model(net, config, Encoding.from_json(header["encoding"]), history, header["seed"], header.get("data", ""))

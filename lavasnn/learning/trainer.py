@@ -25,13 +25,24 @@ from lavasnn.data import Images
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import read_tensors, write_tensors
-from lavasnn.learning.backprop import SpikingNet, bptt, build, choose_pairs, drawn, presented
+from lavasnn.learning.backprop import bptt, drawn, presented
 from lavasnn.learning.model import EpochReport, Net, arrays, dump, load_arrays, load_model, save_model
 from lavasnn.learning.rules import RULES, Batch, Seen
+from lavasnn.learning.spiking import SpikingNet, build, choose_pairs, pair_numbers, planned
 from lavasnn.nn.diffpc import DiffPCNet, check_depth
 
 METHODS: Mapping[str, Callable[[Any, Batch, TrainingSection], Seen]] = {**RULES, "bptt": bptt}
 """By name; a configuration gives each the network it is for."""
+
+
+EVALUATED = 64_000_000
+"""Numbers of the widest layer that an evaluation holds at a time, at most."""
+
+
+def _checksum(images: Images) -> str:
+    found = hashlib.sha256(np.ascontiguousarray(images.pixels).data)
+    found.update(np.ascontiguousarray(images.labels).data)
+    return found.hexdigest()
 
 
 @dataclass
@@ -68,19 +79,25 @@ class Trainer:
         self.device = _device(device)
         torch.set_num_threads(config.threads)
         generator = torch.Generator().manual_seed(seed)
-        sizes = (train.pixels.shape[1], *config.network.hidden, train.classes)
         self.encoding = encoding(config, train.levels, seed)
         self.net: Net
         if config.network.spiking:
+            if config.spiking.norm and len(train) % config.training.batch == 1:
+                raise InputError(
+                    f"training.batch is {config.training.batch}, which leaves 1 of {len(train):,} samples for the last batch; "
+                    "batch norm needs more"
+                )
             pairs = choose_pairs(config, train, self.encoding, seed)
-            self.net = build(config.spiking, sizes, pairs, generator).to(self.device)
+            plan = planned(config, train.shape, train.classes)
+            self.net = build(config.spiking, train.shape, plan, pairs, generator).to(self.device)
         else:
+            sizes = (train.features, *config.network.sizes, train.classes)
             self.net = DiffPCNet(sizes, config.timing, generator).to(self.device)
             check_depth(config.timing, len(sizes) - 1, settle=config.training.method == "diffpc")
         self.labels = torch.from_numpy(train.labels).to(self.device)
         self.pixels = torch.from_numpy(train.pixels).to(self.device)
-        self.height, self.width = train.shape
-        self._fingerprint = hashlib.sha256(train.pixels.tobytes() + train.labels.tobytes()).hexdigest()
+        self.shape, self.classes = train.shape, train.classes
+        self._fingerprint = _checksum(train)
         self.validation = validation
         self.optimizer = self._optimizer()
         self.progress = Progress()
@@ -174,16 +191,16 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(_mixed(self.seed, epoch, batch + 1))
         pixels = self.pixels[index]
         if t.shift or t.flip:
-            pixels = augmented(pixels, self.height, self.width, t.shift, t.flip, generator)
+            pixels = augmented(pixels, self.shape, t.shift, t.flip, generator)
         if self.config.network.spiking:
             x = drawn(pixels, self.encoding, self.config.spiking.steps, generator)
         else:
             x = pixels.to(torch.float32) * 2.0**self.encoding.scale_exponent
-        classes = self.net.sizes[-1]
-        target = torch.nn.functional.one_hot(self.labels[index], classes).to(torch.float32)
+        target = torch.nn.functional.one_hot(self.labels[index], self.classes).to(torch.float32)
         alive: list[Tensor | None] = []
         scale: list[float] = []
-        for rate, size in zip([t.input_dropout, *[t.dropout] * (len(self.net.sizes) - 2)], self.net.sizes, strict=False):
+        sizes = () if isinstance(self.net, SpikingNet) else self.net.sizes
+        for rate, size in zip([t.input_dropout, *[t.dropout] * (len(sizes) - 2)], sizes, strict=False):
             keep = torch.rand(len(index), size, generator=generator, device=self.device) >= rate if rate else None
             alive.append(None if keep is None else keep.to(torch.float32))
             scale.append(1.0 / (1.0 - rate))
@@ -304,23 +321,35 @@ def encoding(config: RunConfig, levels: int, seed: int = 0) -> Encoding:
     """
     if config.network.spiking:
         code = config.spiking.code
+        if code == "events":
+            return Encoding("given", 0, 1)
         return Encoding(code, 0, levels, seed if code == "bernoulli" else 0)
     exponent = config.data.input_exponent
     return Encoding("value", 2 - round(np.log2(levels)) if exponent is None else exponent, levels)
 
 
-def augmented(pixels: Tensor, height: int, width: int, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Images moved by up to `shift` pixels (zeros come in), some mirrored; shape (sample, height * width)."""
+def augmented(pixels: Tensor, shape: tuple[int, ...], shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Samples moved by up to `shift` pixels (zeros come in), some mirrored, with all their channels and steps alike.
+
+    Args:
+        pixels: Shape (sample, ..., feature).
+        shape: Of the features; its last two entries are rows and columns.
+        shift: Pixels.
+        flip: Whether half of them are mirrored left to right.
+        generator: Of the draws.
+    """
     n, device = len(pixels), pixels.device
-    images = pixels.view(n, height, width)
+    height, width = shape[-2:]
+    images = pixels.view(n, -1, height, width)
     if flip:
         mirror = torch.rand(n, 1, 1, generator=generator, device=device) < 0.5
-        images = torch.where(mirror, images.flip(2), images)
-    padded = torch.nn.functional.pad(images, (shift,) * 4).reshape(n, -1)
+        images = torch.where(mirror[:, None], images.flip(3), images)
+    padded = torch.nn.functional.pad(images, (shift,) * 4).flatten(2)
     wide = width + 2 * shift
     dy, dx = torch.randint(0, 2 * shift + 1, (2, n, 1), generator=generator, device=device)
     base = torch.arange(height, device=device)[:, None] * wide + torch.arange(width, device=device)
-    return padded.gather(1, base.reshape(1, -1) + dy * wide + dx)
+    index = (base.reshape(1, -1) + dy * wide + dx)[:, None].expand(-1, images.shape[1], -1)
+    return padded.gather(2, index).view(pixels.shape)
 
 
 @torch.no_grad()
@@ -328,11 +357,16 @@ def predict(net: Net, images: Images, code: Encoding, config: RunConfig) -> NDAr
     """Predicted classes, the first of equals, shape (sample,): what the trained method itself computes, in float32."""
     device = next(net.parameters()).device
     answers: list[NDArray[np.int64]] = []
-    samples = max(1, 16_000 // config.spiking.steps) if config.network.spiking else 1000
+    samples = 1000
+    if isinstance(net, SpikingNet):
+        net.eval()
+        plan = planned(config, images.shape, images.classes)
+        widest = max(layer.held(pairs) for layer, pairs in zip(plan, pair_numbers(config, plan), strict=True))
+        samples = max(1, min(16_000, EVALUATED // widest) // config.spiking.steps)
     for start in range(0, len(images), samples):
         pixels = images.pixels[start : start + samples]
         if config.network.spiking:
-            x = presented(pixels, code, np.arange(start, start + len(pixels)), config.spiking.steps)
+            x = presented(pixels, code, np.arange(start, start + len(pixels)), config.spiking.steps, device)
         else:
             x = torch.from_numpy(pixels).to(torch.float32) * 2.0**code.scale_exponent
         # numpy takes the first of equal outputs, which spike counts often are; torch takes any.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -47,6 +48,31 @@ def overview(
     figure.suptitle(title)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def over_depth(path: Path, results: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> None:
+    """How far differences between two inputs reach: means over seeds behind each layer, and what sampling alone gives.
+
+    Args:
+        path: Where.
+        results: For each kind of network the fields of `lavasnn.measure.correlation.Depth`, one entry a seed.
+    """
+    with rc_context({"svg.hashsalt": "lavasnn"}):
+        figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+        panels = (("covariance", "of covariances, relative"), ("rate", "of mean rates, norm"))
+        for axes, (key, title) in zip(figure.subplots(1, 2), panels, strict=True):
+            for (name, rows), colour in zip(results.items(), (GREY, BLUE, ORANGE), strict=True):
+                values = np.array([row[key] for row in rows])
+                mean, spread = values.mean(0), values.std(0)
+                depth = np.arange(len(mean))
+                axes.plot(depth, mean, label=name, color=colour, marker=".")
+                axes.fill_between(depth, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+                axes.plot(depth, np.mean([row[f"{key}_floor"] for row in rows], axis=0), color=colour, linestyle=":")
+            axes.set(title=f"difference {title}", xlabel="layers passed", ylim=(0, None))
+            axes.grid(alpha=0.3)
+        figure.axes[0].legend(loc="upper right")
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
 def _messages(figure: Figure, axes: Any, run: RunResult) -> None:

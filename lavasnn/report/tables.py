@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from lavasnn.architecture import layers
+from lavasnn.config import RunConfig, load
+from lavasnn.data import SETS
+from lavasnn.errors import InputError
 
 COLUMNS = (
     "configuration",
@@ -22,10 +29,21 @@ SPIKING_COLUMNS = (
     "neuron",
     "parameters",
     "float",
+    "float, k = 0",
     "8-bit program",
     "synaptic operations a sample",
+    "of these for pairs",
+    "energy estimate a sample, µJ: dynamic; static",
 )
-INPUTS = {"digits": 64, "mnist": 784, "fashion_mnist": 784}
+SWEEP_COLUMNS = (
+    "pairs",
+    "of all pairs left out",
+    "number of pairs",
+    "float",
+    "8-bit program",
+    "synaptic operations a sample",
+    "percent right per 1,000 operations",
+)
 
 
 def results(folder: Path) -> str:
@@ -39,10 +57,50 @@ def results(folder: Path) -> str:
 def spiking(folder: Path) -> str:
     """Markdown table of all summaries of LIF and DLIF networks, one line for each network and each of its baselines.
 
-    Accuracies as in `results`. Synaptic operations are those of the program, pairs included, counted on the test images.
+    Accuracies as in `results`. Synaptic operations are those of the program on the test samples, pairs included. Energies are
+    estimates: dynamic at Loihi 1's constants, a lower bound, and static of one board at 1 µs a step. A configuration beside the
+    folder that has no summary was not run, and its row says so; sweeps are left to `sweep`.
     """
-    found = [row for name, s in _summaries(folder) if "diffpc" not in s["results"] for row in _spiking_rows(name, s)]
-    return _table(SPIKING_COLUMNS, found)
+    found = {name: s for name, s in _summaries(folder) if "diffpc" not in s["results"]}
+    rows: list[list[str]] = []
+    for path in sorted(folder.parent.glob("*.toml")):
+        run = load(path)
+        if not run.network.spiking or run.sweep.spiking:
+            continue
+        rows += _spiking_rows(path.stem, found[path.stem]) if path.stem in found else [_not_run(path.stem, run)]
+    return _table(SPIKING_COLUMNS, rows)
+
+
+def sweep(path: Path) -> str:
+    """Markdown table of one summary's sweep over sparsities or numbers of pairs, the fewest pairs last.
+
+    Raises:
+        InputError: The summary has no sweep.
+    """
+    summary = json.loads(path.read_text())
+    config = summary["config"]
+    found = {label: row for label, row in summary["results"].items() if label == "dlif" or "changes" in row}
+    if len(found) < 2:
+        raise InputError(f"{path}: no sweep in this summary")
+    kind = SETS[config["data"]["name"]]
+    pixel = config["spiking"]["pair_field"] == "pixel"
+    plan = layers(kind.shape, config["network"]["hidden"], kind.classes, pixel)
+    possible = sum(layer.heard * (layer.heard - 1) // 2 for layer in plan)
+    rows: list[tuple[int, str, list[str]]] = []
+    for row in found.values():
+        choice = row.get("changes", {}).get("pair_choice", config["spiking"]["pair_choice"])
+        number, ops = sum(row["seeds"][0]["pairs"]), row["mean"]["syn_ops_per_sample"]
+        cells = [
+            choice if number else "none (LIF)",
+            f"{1 - number / possible:.1%}",
+            f"{number:,}",
+            _percent(row, "test_float"),
+            _percent(row, "test_int8"),
+            f"{ops:,.0f}",
+            f"{1e5 * row['mean']['test_int8'] / ops:.3f}",
+        ]
+        rows.append((-number, choice, cells))
+    return _table(SWEEP_COLUMNS, [cells for *_, cells in sorted(rows, key=lambda row: row[:2])])
 
 
 def _summaries(folder: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -56,31 +114,45 @@ def _table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
 
 def _spiking_rows(name: str, summary: dict[str, Any]) -> list[list[str]]:
     config = summary["config"]
-    data, epochs, seeds = config["data"]["name"], config["training"]["epochs"], len(config["seeds"])
+    epochs, seeds = config["training"]["epochs"], len(config["seeds"])
     rows: list[list[str]] = []
     for label, found in summary["results"].items():
-        first = found["seeds"][0]
+        first, mean = found["seeds"][0], found["mean"]
+        pairs = "syn_ops_of_pairs_per_sample" in mean
         rows.append(
             [
                 f"`{name}`, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}",
-                f"{data.replace('_', '-')} {'-'.join(map(str, [INPUTS[data], *first['hidden'], 10]))}",
+                _network(config["data"]["name"], first["hidden"]),
                 label,
                 f"{first['parameters']:,}",
                 _percent(found, "test_float"),
+                _percent(found, "test_float_without_pairs") if pairs else "",
                 _percent(found, "test_int8"),
-                f"{found['mean']['syn_ops_per_sample']:,.0f}",
+                f"{mean['syn_ops_per_sample']:,.0f}",
+                f"{mean['syn_ops_of_pairs_per_sample']:,.0f}" if pairs else "",
+                f"{mean['dynamic_energy_uj']:.2f}; {mean['static_energy_uj']:.0f}",
             ]
         )
     return rows
 
 
+def _not_run(name: str, run: RunConfig) -> list[str]:
+    hidden = list(run.network.hidden)
+    return [f"`{name}`", _network(run.data.name, hidden), run.network.neuron, *["*not run*"] * (len(SPIKING_COLUMNS) - 3)]
+
+
+def _network(data: str, hidden: Sequence[int | str]) -> str:
+    kind = SETS[data]
+    inputs = "x".join(map(str, kind.shape)) if any(isinstance(h, str) for h in hidden) else math.prod(kind.shape)
+    return f"{data.replace('_', '-')} {'-'.join(map(str, [inputs, *hidden, kind.classes]))}"
+
+
 def _row(name: str, summary: dict[str, Any]) -> list[str]:
     config, found = summary["config"], summary["results"]
-    sizes = [INPUTS[config["data"]["name"]], *config["network"]["hidden"], 10]
     epochs, seeds = config["training"]["epochs"], len(config["seeds"])
     return [
         f"`{name}`, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}",
-        f"{config['data']['name'].replace('_', '-')} {'-'.join(map(str, sizes))}",
+        _network(config["data"]["name"], config["network"]["hidden"]),
         _percent(found["diffpc"], "test_float"),
         _percent(found["diffpc"], "test_int8"),
         _percent(found["backprop"], "test_float") if "backprop" in found else "not run",
@@ -95,4 +167,10 @@ def _percent(found: dict[str, Any], key: str) -> str:
 
 
 if __name__ == "__main__":
-    print(results(Path(sys.argv[1])), spiking(Path(sys.argv[1])), sep="\n\n")
+    summaries = Path(sys.argv[1])
+    swept = [
+        p
+        for p in sorted(summaries.glob("*.json"))
+        if any("changes" in r for r in json.loads(p.read_text())["results"].values())
+    ]
+    print(results(summaries), spiking(summaries), *map(sweep, swept), sep="\n\n")

@@ -89,7 +89,7 @@ def test_compiled_it_spikes_the_same_on_lava() -> None:
     _, graph = network()
     x = samples()
     program = compile_graph(graph, x, np.zeros(0, np.int64))
-    assert program.report["lower"] == {"always_on": ["on"], "pairs": [], "delayed": {}}
+    assert program.report["lower"] == {"always_on": ["on"], "pairs": [], "delayed": {}, "extra_steps": 0}
     assert program.report["warnings"] == []
     assert isinstance(program.graph.population("on").dynamics, LifInt)
     mine = exact.run(program.graph, x, record=True)

@@ -59,7 +59,7 @@ class NetworkSection(_Section):
     """Hidden layers, input side first, and the neurons of all layers; convolutions as in `lavasnn.architecture`."""
 
     hidden: tuple[Annotated[int | str, PlainValidator(_hidden)], ...] = Field(default=(400,), strict=False)
-    neuron: Literal["diffpc", "lif", "dlif"] = "diffpc"
+    neuron: Literal["diffpc", "lif", "dlif", "pyramidal"] = "diffpc"
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -69,7 +69,7 @@ class NetworkSection(_Section):
     @property
     def spiking(self) -> bool:
         """Whether its neurons are LIF or DLIF, which run through time."""
-        return self.neuron != "diffpc"
+        return self.neuron in ("lif", "dlif")
 
 
 MOST_PAIRS = 2**24
@@ -125,12 +125,39 @@ class SpikingSection(_Section):
     norm: bool = False
 
 
+class BSDSection(_Section):
+    """Networks of pyramidal neurons, which BSD trains.
+
+    Attributes:
+        steps: T, for which stimulus and concept are shown.
+        tau: Time constant of all somata in steps.
+        threshold: Of Type 1 neurons, which perceive.
+        threshold_recall: Of Type 2 neurons, which recall.
+        loss: Of all layers but the top one.
+        penalty: ReCo: lambda, the weight of pairs that do not belong together.
+        temperature: InfoNCE: what similarities are divided by.
+        negatives: Which pairs do not belong together: "literal" as in the paper, all others of the batch; "other_class" leaves
+            those of the same class out.
+        readout: By the mean "voltage" of the top layer, or by its "spikes", ties then by voltage.
+    """
+
+    steps: int = Field(default=4, ge=1, le=1000)
+    tau: float = Field(default=2.0, ge=1, le=1000)
+    threshold: float = Field(default=0.2, gt=0, le=1000)
+    threshold_recall: float = Field(default=0.1, gt=0, le=1000)
+    loss: Literal["reco", "infonce", "mse"] = "reco"
+    penalty: float = Field(default=0.6, ge=0, le=1000)
+    temperature: float = Field(default=0.1, gt=0, le=1000)
+    negatives: Literal["literal", "other_class"] = "literal"
+    readout: Literal["voltage", "spikes"] = "voltage"
+
+
 class TrainingSection(_Section):
     """How to train.
 
     Attributes:
         method: "diffpc", or a baseline of the same architecture: "backprop", "predictive-coding". Networks of LIF and DLIF
-            have "bptt" alone, and it is their default.
+            have "bptt" alone, those of pyramidal neurons "bsd", and it is their default.
         form: "collapsed" (a cycle at a time) or "literal" (every step).
         dropout: Fraction of neurons dropped in each hidden layer; input_dropout the same for the input.
         shift: Each image moves by up to this many pixels in both directions.
@@ -140,7 +167,7 @@ class TrainingSection(_Section):
         iterations: Relaxation steps of float predictive coding, and relaxation_rate their size.
     """
 
-    method: Literal["diffpc", "backprop", "predictive-coding", "bptt"] = "diffpc"
+    method: Literal["diffpc", "backprop", "predictive-coding", "bptt", "bsd"] = "diffpc"
     form: Literal["collapsed", "literal"] = "collapsed"
     epochs: int = Field(default=10, ge=1)
     batch: int = Field(default=128, ge=1)
@@ -193,6 +220,7 @@ class RunConfig(_Section):
         threads: Of torch.
         timing: Of DiffPC alone: fields of `lavasnn.dynamics.diffpc.Timing`.
         spiking: Of LIF and DLIF alone.
+        bsd: Of pyramidal neurons alone.
     """
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9_.-]+$")
@@ -204,6 +232,7 @@ class RunConfig(_Section):
     training: TrainingSection = TrainingSection()
     timing: Timing = Timing()
     spiking: SpikingSection = SpikingSection()
+    bsd: BSDSection = BSDSection()
     choose: ChooseSection = ChooseSection()
     sweep: SweepSection = SweepSection()
 
@@ -231,6 +260,10 @@ class RunConfig(_Section):
             changes = default | changes
         return self._with("spiking", SpikingSection, changes)
 
+    def with_bsd(self, **changes: Any) -> RunConfig:
+        """The same run with other entries of `bsd`; errors as in `with_training`."""
+        return self._with("bsd", BSDSection, changes)
+
     def _with(self, name: str, section: type[_Section], changes: dict[str, Any]) -> RunConfig:
         try:
             other = section.model_validate(getattr(self, name).model_dump() | changes)
@@ -247,8 +280,15 @@ class RunConfig(_Section):
         return self.model_copy(update={"network": network, "baselines": ()})
 
 
-METHODS = {"diffpc": ("diffpc", "backprop", "predictive-coding"), "lif": ("bptt",), "dlif": ("bptt",)}
-BASELINES = {"diffpc": ("backprop", "predictive-coding"), "lif": (), "dlif": ("lif", "lif-wide")}
+METHODS = {
+    "diffpc": ("diffpc", "backprop", "predictive-coding"),
+    "lif": ("bptt",),
+    "dlif": ("bptt",),
+    "pyramidal": ("bsd",),
+}
+OWN = {"diffpc": "timing", "lif": "spiking", "dlif": "spiking", "pyramidal": "bsd"}
+"""The section of each kind of neurons."""
+BASELINES = {"diffpc": ("backprop", "predictive-coding"), "lif": (), "dlif": ("lif", "lif-wide"), "pyramidal": ()}
 
 
 def _misplaced(config: RunConfig) -> list[str]:
@@ -277,6 +317,10 @@ def _misplaced(config: RunConfig) -> list[str]:
             found.append(f"network.hidden has convolutions, which neuron {neuron!r} does not have")
         if config.sweep.spiking:
             found.append(f"there is a section sweep, which neuron {neuron!r} does not have")
+        if neuron == "pyramidal":
+            if not config.network.hidden:
+                found.append("network.hidden is empty; a network of pyramidal neurons needs a hidden layer")
+            found += _without(config, neuron)
         return found
     if events != (config.spiking.code == "events"):
         needed = "'events'" if events else "'bernoulli', 'direct' or 'latency'"
@@ -285,11 +329,7 @@ def _misplaced(config: RunConfig) -> list[str]:
         found.append("spiking has pairs and sparsity; one of them says how many pairs there are")
     if config.spiking.norm and not config.network.hidden:
         found.append("spiking.norm is true and network.hidden is empty; batch norm stands in hidden layers")
-    if t.dropout or t.input_dropout:
-        name = "dropout" if t.dropout else "input_dropout"
-        found.append(f"training.{name} is {getattr(t, name)}, with neuron {neuron!r} allowed is 0")
-    if config.data.input_exponent is not None:
-        found.append(f"data.input_exponent is {config.data.input_exponent}, which neuron {neuron!r} does not have")
+    found += _without(config, neuron)
     pairs, depth = config.spiking.pairs, len(config.network.hidden) + 1
     if neuron == "dlif" and isinstance(pairs, tuple) and config.spiking.sparsity is None:
         if len(pairs) != depth:
@@ -303,11 +343,23 @@ def _misplaced(config: RunConfig) -> list[str]:
     return found
 
 
+def _without(config: RunConfig, neuron: str) -> list[str]:
+    """Entries of DiffPC that other neurons do not have."""
+    found: list[str] = []
+    for name in ("dropout", "input_dropout"):
+        if value := getattr(config.training, name):
+            found.append(f"training.{name} is {value}, with neuron {neuron!r} allowed is 0")
+    if config.data.input_exponent is not None:
+        found.append(f"data.input_exponent is {config.data.input_exponent}, which neuron {neuron!r} does not have")
+    return found
+
+
 _SECTIONS: dict[str, type[_Section]] = {
     "data": DataSection,
     "network": NetworkSection,
     "training": TrainingSection,
     "spiking": SpikingSection,
+    "bsd": BSDSection,
     "choose": ChooseSection,
     "sweep": SweepSection,
 }
@@ -331,9 +383,9 @@ def parse(entries: dict[str, Any], where: str) -> RunConfig:
         if isinstance(size, int) and size < 1:
             raise ConfigError(f"{where}: network.hidden[{i}] is {size}; a layer needs at least 1 neuron")
     wrong = _misplaced(config)
-    foreign = "timing" if config.network.spiking else "spiking"
-    if foreign in entries:
-        wrong.insert(0, f"there is a section {foreign}, which neuron {config.network.neuron!r} does not have")
+    neuron = config.network.neuron
+    foreign = [name for name in dict.fromkeys(OWN.values()) if name in entries and name != OWN[neuron]]
+    wrong = [*(f"there is a section {name}, which neuron {neuron!r} does not have" for name in foreign), *wrong]
     if wrong:
         raise ConfigError(f"{where}: " + "; ".join(wrong))
     for i, changes in enumerate(config.choose.candidates):
@@ -354,11 +406,11 @@ def parse(entries: dict[str, Any], where: str) -> RunConfig:
 
 
 def _with_method(entries: dict[str, Any]) -> dict[str, Any]:
-    """The same entries, with backpropagation through time as the method of a spiking network that names none."""
+    """The same entries, with the first method of its neurons where a network names none."""
     network, training = entries.get("network", {}), entries.get("training", {})
-    if not isinstance(network, dict) or not isinstance(training, dict) or network.get("neuron") not in ("lif", "dlif"):
+    if not isinstance(network, dict) or not isinstance(training, dict) or network.get("neuron") not in METHODS:
         return entries
-    return {**entries, "training": {"method": "bptt", **training}}
+    return {**entries, "training": {"method": METHODS[network["neuron"]][0], **training}}
 
 
 def _timing(entries: Any, where: str) -> dict[str, Any]:

@@ -293,7 +293,10 @@ def test_cuda_where_there_is_none(folder: Path, tmp_path: Path, device: str, mon
         ("[training]\nlearning_rate = nan", r"training\.learning_rate is nan"),
         ("[data]\nvalidation = 5000", r"data\.validation is 5,000, the training set has 1,437 images"),
         ("[network]\nhidden = [8, 8, 8]", "init_cycles is 2, a network of 4 weight layers needs at least 4"),
-        ("[network]\nhidden = [1000000000000]", "layer 1 has 64,000,000,000,000 weights and .* neurons, allowed are up to 134,217,728 of each"),
+        (
+            "[network]\nhidden = [1000000000000]",
+            "layer 1 has 64,000,000,000,000 weights and .* neurons, allowed are up to 134,217,728 of each",
+        ),
         ("[timing]\nfinal = 'x'", r"timing\.final is 'x'"),
         ("[data]\nname = 'mnist'", "mnist:train: 2 of 2 files missing"),
         ("[[", "not TOML"),

@@ -92,7 +92,7 @@ def test_nothing_written_means_the_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, allowed",
     [
-        ("epocs = 3", "name, seeds, baselines, threads, data, network, training, timing, spiking, choose, sweep"),
+        ("epocs = 3", "name, seeds, baselines, threads, data, network, training, timing, spiking, bsd, choose, sweep"),
         ("[training]\nepocs = 3", "method, form, epochs, batch, optimizer"),
         ("[data]\nnmae = 'digits'", "name, validation, limit, input_exponent"),
         ("[network]\nhiden = [3]", "hidden, neuron"),
@@ -185,7 +185,7 @@ DLIF = "[network]\nneuron = 'dlif'\n"
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("[network]\nneuron = 'qif'", "network.neuron is 'qif': input should be 'diffpc', 'lif' or 'dlif'"),
+        ("[network]\nneuron = 'qif'", "network.neuron is 'qif': input should be 'diffpc', 'lif', 'dlif' or 'pyramidal'"),
         ("[spiking]\nsteps = 3", "there is a section spiking, which neuron 'diffpc' does not have"),
         (DLIF + "[timing]\nm = 3", "there is a section timing, which neuron 'dlif' does not have"),
         (DLIF + "[training]\nmethod = 'diffpc'", "training.method is 'diffpc', with neuron 'dlif' allowed is 'bptt'"),

@@ -227,6 +227,7 @@ def exact_pairs(seed: int = 0) -> dict[str, Any]:
         run = parse({"data": {"name": "mnist"}, "network": network, "spiking": spiking, "training": training}, "bench")
         trainer = Trainer(run, images, None, seed)
         trainer.run()
+        assert isinstance(trainer.net, torch.nn.Sequential)
         program = compile_graph(
             to_graph(trainer.net, trainer.encoding, run.spiking.steps), images.pixels[:64], images.labels[:64]
         )

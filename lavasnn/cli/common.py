@@ -199,12 +199,17 @@ def open_network(path: Path) -> Loaded:
     from lavasnn.learning.model import load_model
     from lavasnn.learning.spiking import SpikingNet
     from lavasnn.measure.traffic import training_summary
+    from lavasnn.nn.bsd import BSDNet
 
     model = load_model(path)
     if isinstance(model.net, SpikingNet):
         net = deployed(model.net, model.encoding)
         graph = to_graph(net, model.encoding, model.config.spiking.steps, model.net.image)
         return Loaded(kind, graph, None, model.config.data.name)
+    if isinstance(model.net, BSDNet):
+        raise InputError(
+            f"{path} is a network of pyramidal neurons, which is not mapped onto the chip yet; `train` alone knows it"
+        )
     training = training_summary([e.error_spikes for e in model.history], sum(model.net.sizes[1:]))
     graph = to_graph(model.net, model.encoding)
     return Loaded(kind, graph, None, model.config.data.name, training, model.config.training.iterations)

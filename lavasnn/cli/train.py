@@ -45,7 +45,9 @@ Unfinished = Literal["refuse", "resume", "replace"]
 )
 @click.option("--seed", type=SEEDS, help="Instead of the configuration's first seed.")
 @click.option(
-    "--method", type=click.Choice(["diffpc", "backprop", "predictive-coding", "bptt"]), help="Instead of the configuration's."
+    "--method",
+    type=click.Choice(["diffpc", "backprop", "predictive-coding", "bptt", "bsd"]),
+    help="Instead of the configuration's.",
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
@@ -109,23 +111,23 @@ def train_command(
     used = run.seeds[0] if seed is None else seed
     path = output or _model_path(run, run.label, used)
     trainer, seconds = train_one(run, train, validation, used, device, path, unfinished or "refuse", quiet)
-    network = open_network(path)
+    training = None if run.network.neuron == "pyramidal" else open_network(path).training
     accuracy = trainer.evaluate(test)
     values: dict[str, Any] = {
         "accuracy": {"test": accuracy, "validation": trainer.progress.history[-1].validation_accuracy},
         "seconds": round(seconds, 2),
-        "bits_per_neuron": network.training or dict.fromkeys(("error_phase", "last_epoch", "error_phase_heard")),
+        "bits_per_neuron": training or dict.fromkeys(("error_phase", "last_epoch", "error_phase_heard")),
         "epochs": len(trainer.progress.history),
         "seed": used,
         "neuron": run.network.neuron,
         "method": run.training.method,
-        "form": None if run.network.spiking else run.training.form,
-        "update_activity": None if run.network.spiking else run.timing.update_activity,
+        "form": run.training.form if run.network.neuron == "diffpc" else None,
+        "update_activity": run.timing.update_activity if run.network.neuron == "diffpc" else None,
         "files": {"model": str(path)},
     }
 
     def lines() -> None:
-        bits = f", {network.training['error_phase']:.4f} bits per neuron in the error phase" if network.training else ""
+        bits = f", {training['error_phase']:.4f} bits per neuron in the error phase" if training else ""
         click.echo(f"{path}: {100 * accuracy:.2f} % of {len(test):,} test images, {seconds:.1f} s{bits}")
 
     show(as_json, values, lines)
@@ -379,6 +381,8 @@ def _measure(
     row["accuracy_by_epoch"] = [
         round(e.train_accuracy if e.validation_accuracy is None else e.validation_accuracy, 5) for e in trainer.progress.history
     ]
+    if run.network.neuron == "pyramidal":
+        return row | _bsd_row(trainer, test)
     if run.training.method not in ("diffpc", "bptt"):
         return row
     network = open_network(path)
@@ -432,6 +436,23 @@ def _spiking_row(trainer: Trainer, program: Program, test: Images) -> dict[str, 
     each = operations(program.graph, result.by_neuron)
     own = [each[p.name] for p in program.graph.projections if p.source in pairs or p.target in pairs]
     return row | {"test_float_without_pairs": without, "syn_ops_of_pairs_per_sample": sum(own) / result.samples}
+
+
+def _bsd_row(trainer: Trainer, test: Images) -> dict[str, Any]:
+    """Both readouts, and by layer how alike the two pathways are on the test images, with their rates beside it."""
+    import numpy as np
+
+    from lavasnn.learning.bsd import likeness
+    from lavasnn.learning.trainer import predict
+    from lavasnn.nn.bsd import BSDNet
+
+    answers = {
+        readout: predict(trainer.net, test, trainer.encoding, trainer.config.with_bsd(readout=readout))
+        for readout in ("voltage", "spikes")
+    }
+    assert isinstance(trainer.net, BSDNet)
+    found = {f"test_by_{name}": float(np.mean(answer == test.labels)) for name, answer in answers.items()}
+    return found | {"likeness": likeness(trainer.net, test.pixels / test.levels, test.labels)}
 
 
 COMMANDS = {"train": train_command}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lavasnn.config import RunConfig, parse
+from lavasnn.config import OWN, BSDSection, RunConfig, parse
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.files import read_tensors, write_tensors
 from lavasnn.learning.spiking import SpikingNet, build, planned, stored_pairs
+from lavasnn.nn.bsd import BSDNet
 from lavasnn.nn.diffpc import DiffPCNet
 from lavasnn.nn.dlif import PairPool
 
-Net = DiffPCNet | SpikingNet
+Net = DiffPCNet | SpikingNet | BSDNet
+
+
+def bsd_net(section: BSDSection, sizes: Sequence[int], generator: torch.Generator | None = None) -> BSDNet:
+    """An untrained network of pyramidal neurons."""
+    return BSDNet(sizes, section.steps, section.tau, (section.threshold, section.threshold_recall), generator)
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class EpochReport:
 
 
 def _tensors(net: Net) -> dict[str, Tensor]:
-    if isinstance(net, SpikingNet):
+    if not isinstance(net, DiffPCNet):
         return dict(net.state_dict(keep_vars=True))
     return {f"{l}.{name}": getattr(layer, name) for l, layer in enumerate(net.linears, start=1) for name in ("weight", "bias")}
 
@@ -55,7 +62,7 @@ def arrays(net: Net) -> dict[str, NDArray[Any]]:
 
     DiffPC: weights and biases by layer, "1.weight" (post, pre) and "1.bias" (post,) onwards. Spiking: the state dict, where
     synapses are modules 0, 2, 4, ... (with batch norm and convolutions see `lavasnn.learning.spiking.build`): "0.weight"
-    (post, pre), with pairs "0.k" (post, pair) and "0.pairs" (pair, 2).
+    (post, pre), with pairs "0.k" (post, pair) and "0.pairs" (pair, 2). BSD: "W.0" and "Theta.0" (post, pre) onwards.
     """
     return {name: value.detach().cpu().numpy() for name, value in _tensors(net).items()}
 
@@ -88,14 +95,16 @@ def sizes(net: Net) -> list[int]:
     return [inputs, last.out_features]
 
 
-_OTHERS = {"timing": True, "choose": True, "sweep": True, "spiking": True, "network": {"neuron": True}}
+_NEVER = {"timing", "choose", "sweep"}
 
 
 def dump(config: RunConfig) -> dict[str, Any]:
     """What a run does as JSON values; how its settings were chosen and what its neurons do not have is left out."""
-    if config.network.spiking:
-        return json.loads(json.dumps(config.model_dump(exclude={"timing", "choose", "sweep"})))
-    entries = json.loads(json.dumps(config.model_dump(exclude=_OTHERS)))
+    own = OWN[config.network.neuron]
+    entries = json.loads(json.dumps(config.model_dump(exclude=_NEVER | ({"spiking", "bsd"} - {own}))))
+    if own != "timing":
+        return entries
+    del entries["network"]["neuron"]
     return entries | {"timing": asdict(config.timing)}
 
 
@@ -144,6 +153,8 @@ def load_model(path: Path) -> Model:
             raise InputError(f"{path}: sizes are {ends!r} and shape {shape!r}, needed are lists of positive integers")
         plan = planned(config, shape, ends[-1])
         net = build(config.spiking, shape, plan, stored_pairs(config.spiking, plan, tensors))
+    elif config.network.neuron == "pyramidal":
+        net = bsd_net(config.bsd, header["sizes"])
     else:
         net = DiffPCNet(header["sizes"], config.timing)
     load_arrays(net, tensors)

@@ -20,19 +20,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lavasnn.config import RunConfig, TrainingSection
+from lavasnn.config import RunConfig
 from lavasnn.data import Images
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import read_tensors, write_tensors
 from lavasnn.learning.backprop import bptt, drawn, presented
-from lavasnn.learning.model import EpochReport, Net, arrays, dump, load_arrays, load_model, save_model
+from lavasnn.learning.bsd import bsd
+from lavasnn.learning.model import EpochReport, Net, arrays, bsd_net, dump, load_arrays, load_model, save_model
 from lavasnn.learning.rules import RULES, Batch, Seen
 from lavasnn.learning.spiking import SpikingNet, build, choose_pairs, pair_numbers, planned
+from lavasnn.nn.bsd import BSDNet
 from lavasnn.nn.diffpc import DiffPCNet, check_depth
 
-METHODS: Mapping[str, Callable[[Any, Batch, TrainingSection], Seen]] = {**RULES, "bptt": bptt}
-"""By name; a configuration gives each the network it is for."""
+METHODS: Mapping[str, Callable[[Any, Batch, Any], Seen]] = {**RULES, "bptt": bptt, "bsd": bsd}
+"""By name; a configuration gives each the network it is for. They take the section `training`, BSD its own."""
 
 
 EVALUATED = 64_000_000
@@ -90,6 +92,8 @@ class Trainer:
             pairs = choose_pairs(config, train, self.encoding, seed)
             plan = planned(config, train.shape, train.classes)
             self.net = build(config.spiking, train.shape, plan, pairs, generator).to(self.device)
+        elif config.network.neuron == "pyramidal":
+            self.net = bsd_net(config.bsd, (train.features, *config.network.sizes, train.classes), generator).to(self.device)
         else:
             sizes = (train.features, *config.network.sizes, train.classes)
             self.net = DiffPCNet(sizes, config.timing, generator).to(self.device)
@@ -171,7 +175,7 @@ class Trainer:
         started = time.perf_counter()
         index = order[p.batch * t.batch : (p.batch + 1) * t.batch]
         batch = self._prepare(index, p.epoch, p.batch)
-        seen = METHODS[t.method](self.net, batch, t)
+        seen = METHODS[t.method](self.net, batch, self.config.bsd if t.method == "bsd" else t)
         if t.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), t.clip_norm)
         done = (p.epoch * self.batches + p.batch) / self._total()
@@ -195,11 +199,11 @@ class Trainer:
         if self.config.network.spiking:
             x = drawn(pixels, self.encoding, self.config.spiking.steps, generator)
         else:
-            x = pixels.to(torch.float32) * 2.0**self.encoding.scale_exponent
+            x = shown_values(pixels, self.encoding)
         target = torch.nn.functional.one_hot(self.labels[index], self.classes).to(torch.float32)
         alive: list[Tensor | None] = []
         scale: list[float] = []
-        sizes = () if isinstance(self.net, SpikingNet) else self.net.sizes
+        sizes = self.net.sizes if isinstance(self.net, DiffPCNet) else ()
         for rate, size in zip([t.input_dropout, *[t.dropout] * (len(sizes) - 2)], sizes, strict=False):
             keep = torch.rand(len(index), size, generator=generator, device=self.device) >= rate if rate else None
             alive.append(None if keep is None else keep.to(torch.float32))
@@ -317,15 +321,23 @@ def encoding(config: RunConfig, levels: int, seed: int = 0) -> Encoding:
     """How pixels become input.
 
     DiffPC: activities p * 2**exponent, the largest near 4 unless the configuration says otherwise. Spiking networks: their
-    code; random spikes of evaluation have the seed of the run.
+    code; random spikes of evaluation have the seed of the run. BSD: the pixel itself, a constant current.
     """
     if config.network.spiking:
         code = config.spiking.code
         if code == "events":
             return Encoding("given", 0, 1)
         return Encoding(code, 0, levels, seed if code == "bernoulli" else 0)
+    if config.network.neuron == "pyramidal":
+        return Encoding("direct", 0, levels)
     exponent = config.data.input_exponent
     return Encoding("value", 2 - round(np.log2(levels)) if exponent is None else exponent, levels)
+
+
+def shown_values(pixels: Tensor, code: Encoding) -> Tensor:
+    """Pixels as activities (DiffPC) or, from 0 to 1, as a current (BSD), float32."""
+    x = pixels.to(torch.float32)
+    return x / code.levels if code.kind == "direct" else x * 2.0**code.scale_exponent
 
 
 def augmented(pixels: Tensor, shape: tuple[int, ...], shift: int, flip: bool, generator: torch.Generator) -> Tensor:
@@ -368,16 +380,22 @@ def predict(net: Net, images: Images, code: Encoding, config: RunConfig) -> NDAr
         if config.network.spiking:
             x = presented(pixels, code, np.arange(start, start + len(pixels)), config.spiking.steps, device)
         else:
-            x = torch.from_numpy(pixels).to(torch.float32) * 2.0**code.scale_exponent
+            x = shown_values(torch.from_numpy(pixels), code)
         # numpy takes the first of equal outputs, which spike counts often are; torch takes any.
         answers.append(outputs(net, x.to(device), config).cpu().numpy().argmax(1))
     return np.concatenate(answers)
 
 
 def outputs(net: Net, x: Tensor, config: RunConfig) -> Tensor:
-    """Outputs of the method that trained the network, shape (sample, class); of a spiking one the number of spikes."""
+    """Outputs of the method that trained the network, shape (sample, class); of a spiking one the number of spikes, of a BSD
+    one the mean voltage, or the number of spikes and less than one for the voltage.
+    """
     if isinstance(net, SpikingNet):
         return net(x).sum(1)
+    if isinstance(net, BSDNet):
+        seen = net.perceive(x)
+        # Spikes of the labels' code are those of one neuron, so the most similar label is the one with the most spikes.
+        return seen.v[-1] if config.bsd.readout == "voltage" else seen.spikes.sum(1) + torch.sigmoid(seen.v[-1]) / 2
     if config.training.method != "diffpc":
         for l, layer in enumerate(net.linears):
             x = layer(torch.relu(x) if l else x)

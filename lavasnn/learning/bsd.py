@@ -1,0 +1,144 @@
+"""Local learning of BSD: each neuron aligns its basal voltage with its apical one, by gradients in closed form.
+
+In a layer let v be the voltages that Type 1 receives from below, shape (sample, neuron), and u those that Type 2 receives from
+above, one row for each class, since Type 2 sees the label alone. Both populations hold both: what is basal to one is apical to
+the other. With C_kc = cos(v_k, u_c) and n_c samples of class c in the batch, the ReCo losses of the two types (equations 7 and
+18) are, once equal terms are gathered by class,
+
+    L  = sum_k (1 - C_k,y(k))^2 + lambda sum_k sum_c m_kc max(0, C_kc)^2
+    L' = the same sum, differentiated by u instead of v
+
+where m_kc counts the other samples of class c. "literal" takes the paper's sum over all j other than k, same-class samples
+included, though their u is the positive one itself: m_kc = n_c - [c = y(k)]. "other_class" leaves those out. The gradients are
+
+    dL/dv_k  = sum_c G_kc (u_c/|u_c| - C_kc v_k/|v_k|) / |v_k|,      G = dL/dC
+    dL'/du_c = sum_k G_kc (v_k/|v_k| - C_kc u_c/|u_c|) / |u_c|
+
+and the weights' follow from the synapses' own inputs: dW = (dL/dv)^T r of the layer below, dTheta = (dL'/du)^T r' of the layer
+above. Nothing is differentiated through a spike or a layer. The top layer's Type 1 learns by cross-entropy, with the target it
+hears from the concept itself. Losses are sums over the batch.
+
+Source: Biologically Plausible Learning via Bidirectional Spike-Based Distillation (ICLR 2026), equations 6 to 9, 13 to 22,
+algorithm 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from lavasnn.config import BSDSection
+from lavasnn.learning.rules import Batch, Seen
+from lavasnn.nn.bsd import BSDNet
+
+TINY = 1e-12
+"""Norms count as at least this: what is silent has no direction, and no gradient worth following."""
+
+
+@torch.no_grad()
+def bsd(net: BSDNet, batch: Batch, section: BSDSection) -> Seen:
+    """Algorithm 1 for one batch of labelled samples: fills in the gradients of W and Theta."""
+    labels = batch.target.argmax(1)
+    up, down = net.perceive(batch.x), net.recall(torch.eye(net.sizes[-1], dtype=batch.x.dtype, device=batch.x.device))
+    last = len(net.W) - 1
+    for i in range(last + 1):
+        dv, du = local_gradients(up.v[i], down.v[i], labels, section)
+        if i:
+            _set(net.W[i - 1], dv.T @ up.r[i - 1])
+        _set(net.Theta[i], du.T @ down.r[i + 1])
+    _set(net.W[last], (torch.softmax(up.v[-1], 1) - batch.target).T @ up.r[last])
+    return Seen(up.v[-1], [], [])
+
+
+def _set(weight: Any, gradient: Tensor) -> None:
+    weight.grad = gradient
+
+
+def local_gradients(v: Tensor, u: Tensor, labels: Tensor, section: BSDSection) -> tuple[Tensor, Tensor]:
+    """Gradients of one layer's two local losses, by v for Type 1 and by u for Type 2.
+
+    Args:
+        v: Voltages of Type 1, shape (sample, neuron).
+        u: Voltages of Type 2 for each class, shape (class, neuron).
+        labels: Class of each sample, shape (sample,), int64.
+        section: Which loss, and its numbers.
+
+    Returns:
+        Shapes (sample, neuron) and (class, neuron), both summed over the batch.
+    """
+    mine = functional.one_hot(labels, len(u)).to(v.dtype)
+    if section.loss == "mse":
+        apart = v - u[labels]
+        return 2 * apart, -2 * mine.T @ apart
+    length, size = (x.norm(dim=1, keepdim=True).clamp(min=TINY) for x in (v, u))
+    a, b = v / length, u / size
+    C = a @ b.T
+    G, back = _reco(C, mine, section) if section.loss == "reco" else _infonce(C, mine, section)
+    dv = (G @ b - (G * C).sum(1, keepdim=True) * a) / length
+    du = (back.T @ a - (back * C).sum(0)[:, None] * b) / size
+    return dv, du
+
+
+def _others(mine: Tensor, literal: bool) -> Tensor:
+    """m_kc: how many other samples of class c a sample is told from."""
+    counts = mine.sum(0)
+    return counts - mine if literal else counts * (1 - mine)
+
+
+def _reco(C: Tensor, mine: Tensor, section: BSDSection) -> tuple[Tensor, Tensor]:
+    """dL/dC of both types, which are the same matrix."""
+    others = _others(mine, section.negatives == "literal")
+    G = 2 * section.penalty * others * C.clamp(min=0) - 2 * (1 - C) * mine
+    return G, G
+
+
+def _infonce(C: Tensor, mine: Tensor, section: BSDSection) -> tuple[Tensor, Tensor]:
+    """The same for -log softmax of C / temperature over the batch, at the paired sample.
+
+    Type 1 compares a sample with every u of the batch, Type 2 a class's u with every v.
+    """
+    literal, counts = section.negatives == "literal", mine.sum(0)
+    e = torch.exp((C - 1) / section.temperature)
+    weight = _others(mine, literal) + mine
+    G = (weight * e / (weight * e).sum(1, keepdim=True) - mine) / section.temperature
+    if literal:
+        back = (counts * e / e.sum(0) - mine) / section.temperature
+    else:
+        own, rest = e * mine, (e * (1 - mine)).sum(0)
+        share = own / (own + rest)  # of its own sample in each same-class row
+        each = (mine / (own + rest + (1 - mine))).sum(0)  # sum over the class's samples of 1 / denominator
+        back = (share + e * (1 - mine) * each - mine) / section.temperature
+    return G, back
+
+
+@torch.no_grad()
+def likeness(net: BSDNet, x: NDArray[np.float64], labels: NDArray[np.int64]) -> list[dict[str, float]]:
+    """How alike the two types of each layer are, for samples and their own concepts.
+
+    Args:
+        net: Trained or not.
+        x: Stimuli from 0 to 1, shape (sample, neuron).
+        labels: Classes, shape (sample,).
+
+    Returns:
+        For each layer `hamming`, the share of (sample, step, neuron) in which both send the same, the `cosine` of their
+        voltages, and mean rates, `rate` and `rate_recall`: two silent populations agree everywhere.
+    """
+    concept = torch.eye(net.sizes[-1])[torch.from_numpy(labels)]
+    up, down = net.perceive(torch.from_numpy(x).to(torch.float32), every=True), net.recall(concept, every=True)
+    found: list[dict[str, float]] = []
+    for s, z, v, u in zip(up.trains, down.trains, up.v, down.v, strict=True):
+        found.append(
+            {
+                "hamming": float((s == z).to(torch.float64).mean()),
+                "cosine": float(functional.cosine_similarity(v, u).mean()),
+                "rate": float(s.mean()),
+                "rate_recall": float(z.mean()),
+            }
+        )
+    return found

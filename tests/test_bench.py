@@ -35,5 +35,6 @@ def test_bench_writes_what_it_promises(tmp_path: Path, monkeypatch: pytest.Monke
     for name in pairs["ratio_per_syn_op"]:
         assert pairs[name]["syn_ops_per_sample"] > pairs["lif"]["syn_ops_per_sample"]
         assert pairs[name]["us_per_sample_step"] > 0
+    assert values["bsd_vs_autograd"]["step_ratio"] > 0 and values["bsd_vs_autograd"]["gradient_ratio"] > 0
     assert values["machine"]["cores"] >= 1
     assert {"threads"} <= set(values["exact_vs_lava"]) & set(values["diffpc_vs_backprop"])

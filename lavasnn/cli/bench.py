@@ -1,8 +1,9 @@
 """Speed, as ratios measured in one run: `python -m lavasnn.cli.bench bench.json` (what `make bench` does).
 
-Four questions: how much less processor time does the exact executor take than Lava's stock process graph for the same
+Five questions: how much less processor time does the exact executor take than Lava's stock process graph for the same
 spikes; how fast does DiffPC train beside backpropagation of the same network; what does a pool of pairs cost in torch beside a
-linear layer; and what does a synaptic operation cost the exact executor in networks with pairs and without?
+linear layer; what does a synaptic operation cost the exact executor in networks with pairs and without; and how fast is a step
+of BSD's training beside the same losses through autograd?
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ LAVA_SAMPLES = (40, 120)
 TRAIN_BATCHES = 469
 WARM_EPOCHS = 2
 POOL_ROWS = 512
+BSD_SIZES = (784, 1024, 1024, 512, 256, 10)
 PAIR_SAMPLES = 10_240
 
 
@@ -253,6 +255,63 @@ def exact_pairs(seed: int = 0) -> dict[str, Any]:
     }
 
 
+def bsd_training(seed: int = 0) -> dict[str, Any]:
+    """Seconds of a whole training step (both pathways, gradients, clipping, AdamW) and of gradients alone, both ways."""
+    from torch import Tensor
+    from torch.nn import functional
+
+    from lavasnn.config import BSDSection
+    from lavasnn.learning.bsd import bsd
+    from lavasnn.learning.rules import Batch
+    from lavasnn.nn.bsd import BSDNet
+
+    generator = torch.Generator().manual_seed(seed)
+    x, labels = torch.rand(128, BSD_SIZES[0], generator=generator), torch.arange(128) % BSD_SIZES[-1]
+    batch, section = Batch(x, torch.eye(BSD_SIZES[-1])[labels], [], []), BSDSection()
+
+    def reco(v: Tensor, w: Tensor) -> Tensor:
+        C = functional.normalize(v, dim=1) @ functional.normalize(w, dim=1).T
+        own = torch.eye(len(C))
+        return ((1 - C) * own).square().sum() + section.penalty * (C.clamp(min=0) * (1 - own)).square().sum()
+
+    def autograd(net: BSDNet) -> None:
+        """As the paper writes it: Type 2 sample by sample, losses over all pairs of the batch, gradients cut between layers."""
+        up, down, last = net.perceive(x), net.recall(batch.target), len(net.W) - 1
+        loss = functional.cross_entropy(up.r[last] @ net.W[last].T, labels, reduction="sum")
+        for i in range(last + 1):
+            loss = loss + reco(down.r[i + 1] @ net.Theta[i].T, up.v[i])
+            if i:
+                loss = loss + reco(up.r[i - 1] @ net.W[i - 1].T, down.v[i])
+        for p in net.parameters():
+            p.grad = None
+        loss.backward()
+
+    ways: dict[str, Callable[[BSDNet], object]] = {"closed form": lambda net: bsd(net, batch, section), "autograd": autograd}
+    nets = {name: BSDNet(BSD_SIZES, generator=torch.Generator().manual_seed(seed)) for name in ways}
+    optimisers = {name: torch.optim.AdamW(net.parameters(), 1e-3, foreach=True) for name, net in nets.items()}
+    gradient: dict[str, list[float]] = {name: [] for name in ways}
+    whole: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(12):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way(nets[name])
+            gradient[name].append(time.perf_counter() - started)
+            torch.nn.utils.clip_grad_norm_(nets[name].parameters(), 0.3)
+            optimisers[name].step()
+            whole[name].append(time.perf_counter() - started)
+    best = {
+        kind: {name: min(times[2:]) for name, times in spent.items()}
+        for kind, spent in (("whole", whole), ("gradient", gradient))
+    }
+    return {
+        "step_ratio": round(best["whole"]["autograd"] / best["whole"]["closed form"], 3),
+        "gradient_ratio": round(best["gradient"]["autograd"] / best["gradient"]["closed form"], 3),
+        "ms_per_step": {name: round(1e3 * s, 2) for name, s in best["whole"].items()},
+        "network": f"{'-'.join(map(str, BSD_SIZES))}, batch 128, T = 4, AdamW, random stimuli",
+        "threads": torch.get_num_threads(),
+    }
+
+
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path, dir_okay=False))
 def bench(output: Path) -> None:
@@ -263,6 +322,7 @@ def bench(output: Path) -> None:
         "diffpc_vs_backprop": training(),
         "pair_pool_vs_linear": pool_layer(),
         "exact_pairs_vs_lif": exact_pairs(),
+        "bsd_vs_autograd": bsd_training(),
         "machine": machine(),
     }
     write_text(output, json.dumps(values, indent=1) + "\n")

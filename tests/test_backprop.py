@@ -19,7 +19,7 @@ from compile.backends import exact
 from lavasnn.architecture import layers
 from lavasnn.cli import main
 from lavasnn.cli.common import open_network
-from lavasnn.config import RunConfig, SpikingSection, TrainingSection, parse
+from lavasnn.config import RunConfig, parse
 from lavasnn.data import Images, load
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
@@ -33,6 +33,7 @@ from lavasnn.learning.trainer import Trainer, predict
 from lavasnn.nn.dlif import PairPool
 from lavasnn.report.tables import results as diffpc_table
 from lavasnn.report.tables import spiking as spiking_table
+from lavasnn.sections import SpikingSection, TrainingSection
 
 
 @pytest.fixture(scope="module")

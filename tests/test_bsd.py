@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from lavasnn.config import BSDSection, RunConfig, parse
+from lavasnn.config import RunConfig, parse
 from lavasnn.data import Images, load
 from lavasnn.dynamics.fixedpoint import STATE_MAX
 from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt, step
@@ -24,6 +24,7 @@ from lavasnn.learning.model import dump, load_model
 from lavasnn.learning.rules import Batch
 from lavasnn.learning.trainer import Trainer, outputs
 from lavasnn.nn.bsd import BSDNet
+from lavasnn.sections import BSDSection
 
 LOSSES = [(loss, negatives) for loss in ("reco", "infonce", "mse") for negatives in ("literal", "other_class")]
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lavasnn.config import DataSection, NetworkSection, RunConfig, TrainingSection
+from lavasnn.config import RunConfig
 from lavasnn.data import Images, load
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import FileFormatError, InputError, LavasnnError
@@ -23,6 +23,7 @@ from lavasnn.learning.model import load_model
 from lavasnn.learning.rules import RULES, Batch, backprop, diffpc, predictive_coding
 from lavasnn.learning.trainer import Trainer, augmented, outputs, predict
 from lavasnn.nn.diffpc import DiffPCNet
+from lavasnn.sections import DataSection, NetworkSection, TrainingSection
 
 SMALL = Timing(m=2, n=6, m_error=0, init_cycles=2, settle_cycles=3)
 

@@ -260,10 +260,10 @@ def bsd_training(seed: int = 0) -> dict[str, Any]:
     from torch import Tensor
     from torch.nn import functional
 
-    from lavasnn.config import BSDSection
     from lavasnn.learning.bsd import bsd
     from lavasnn.learning.rules import Batch
     from lavasnn.nn.bsd import BSDNet
+    from lavasnn.sections import BSDSection
 
     generator = torch.Generator().manual_seed(seed)
     x, labels = torch.rand(128, BSD_SIZES[0], generator=generator), torch.arange(128) % BSD_SIZES[-1]

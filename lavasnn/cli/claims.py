@@ -18,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lavasnn.cli import guarded
 from lavasnn.cli.common import FILE, OUTPUT_FILE, machine
-from lavasnn.config import Seed, read_toml
+from lavasnn.config import read_toml
 from lavasnn.errors import ConfigError, InputError
 from lavasnn.files import write_text
 from lavasnn.report.coremap import check_format
 from lavasnn.report.figures import over_depth
+from lavasnn.sections import Seed
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "LIF": {"neuron": "lif"},

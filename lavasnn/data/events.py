@@ -131,10 +131,6 @@ def _small(split: str, folder: Path) -> tuple[int, Iterator[tuple[Events, int]]]
 
 def _tonic(name: str, split: str, folder: Path, download: bool) -> tuple[int, Iterator[tuple[Events, int]]]:
     """The same of a set that tonic reads."""
-    try:
-        from tonic import datasets  # pyright: ignore[reportMissingTypeStubs, reportMissingImports]
-    except ImportError as error:
-        raise missing(name, "tonic", "'lavasnn[events]'", error) from error
     recorder = RECORDERS[name]
     place = folder / recorder.folders[split == "test"]
     if not place.exists() and not download:
@@ -142,6 +138,10 @@ def _tonic(name: str, split: str, folder: Path, download: bool) -> tuple[int, It
             f"{name}:{split}: nothing at {place}; --download fetches it with checksum; another data directory is named by "
             "--data-dir or LAVASNN_DATA"
         )
+    try:
+        from tonic import datasets  # pyright: ignore[reportMissingTypeStubs, reportMissingImports]
+    except ImportError as error:
+        raise missing(name, "tonic", "'lavasnn[events]'", error) from error
     published: Any = getattr(datasets, recorder.reader)
     # tonic asks for the archives too and fetches what it misses: here the unpacked files are enough.
     reader = type(published.__name__, (published,), {"_check_exists": lambda self: place.exists()})

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lavasnn.config import TrainingSection
 from lavasnn.encode import Encoding
 from lavasnn.learning.rules import Batch, Seen
 from lavasnn.learning.spiking import SpikingNet
+from lavasnn.sections import TrainingSection
 
 
 def payload_scale(code: Encoding) -> float:

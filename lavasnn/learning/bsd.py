@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lavasnn.config import BSDSection
 from lavasnn.learning.rules import Batch, Seen
 from lavasnn.nn.bsd import BSDNet
+from lavasnn.sections import BSDSection
 
 TINY = 1e-12
 """Norms count as at least this: what is silent has no direction, and no gradient worth following."""

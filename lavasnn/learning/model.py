@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lavasnn.config import OWN, BSDSection, RunConfig, parse
+from lavasnn.config import OWN, RunConfig, parse
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.files import read_tensors, write_tensors
@@ -21,6 +21,7 @@ from lavasnn.learning.spiking import SpikingNet, build, planned, stored_pairs
 from lavasnn.nn.bsd import BSDNet
 from lavasnn.nn.diffpc import DiffPCNet
 from lavasnn.nn.dlif import PairPool
+from lavasnn.sections import BSDSection
 
 Net = DiffPCNet | SpikingNet | BSDNet
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lavasnn.config import TrainingSection
 from lavasnn.nn.diffpc import DiffPCNet, Settled, collapsed, literal
+from lavasnn.sections import TrainingSection
 
 
 @dataclass(frozen=True)

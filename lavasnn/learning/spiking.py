@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from lavasnn import architecture
 from lavasnn.architecture import Full, Layer, as_image, layers
-from lavasnn.config import RunConfig, SpikingSection
+from lavasnn.config import RunConfig
 from lavasnn.data import Images
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.nn.dlif import PairConv2d, PairPool
 from lavasnn.nn.lif import LIF
 from lavasnn.nn.pairs import active_pairs, channel_pairs, covariance_pairs, field_pairs, random_pairs
+from lavasnn.sections import SpikingSection
 
 PAIR_IMAGES = 10_000
 """Training images, the first ones, that pairs are chosen by: no more, and with many steps fewer."""

@@ -18,7 +18,7 @@ from compile.backends import exact, lava
 from compile.passes.quantize import real
 from compile.pipeline import compile_graph
 from compile.verify import compare, dyadic
-from lavasnn.config import NetworkSection, RunConfig, TrainingSection
+from lavasnn.config import RunConfig
 from lavasnn.data import load
 from lavasnn.dynamics.diffpc import DiffPCInt
 from lavasnn.dynamics.timing import Timing
@@ -30,6 +30,7 @@ from lavasnn.learning.trainer import Trainer
 from lavasnn.nn.diffpc import DiffPCNet
 from lavasnn.nn.run import run as torch_run
 from lavasnn.results import RunResult
+from lavasnn.sections import NetworkSection, TrainingSection
 from lavasnn.synapses import Dense, Grid, Transposed
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "diffpc_in_lava.py"

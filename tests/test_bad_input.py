@@ -1,6 +1,7 @@
 """Wrong, damaged and hostile input: one line that says what is wrong, exit 2, nothing half done left behind."""
 
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -92,6 +93,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def no_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No image files but those a test makes."""
+    importlib.import_module("matplotlib.font_manager")  # writes its own cache when it is first loaded
     monkeypatch.delenv("LAVASNN_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "no-cache"))
 

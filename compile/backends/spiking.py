@@ -70,7 +70,7 @@ class Layer:
         (source, rows, exponent), *others = self.arriving
         second = None
         for other, rows2, exponent2 in others:
-            if sent[other].dtype != bool:
+            if sent[other].dtype != bool or sent[source].dtype != bool:
                 return None
             second = rows2, sent[other], exponent2
         return lif_kernel.run_layer(self.dynamics, rows, sent[source], exponent, 0, second=second)

@@ -97,34 +97,21 @@ def pack_rows(weights_t: NDArray[np.integer[Any]], widest: int = 0) -> Rows:
 BINARY, PACKED, PLUS, MINUS = 0, 1, 2, 3
 
 
-BLOCK = 16
-"""Inputs that are passed over together where all of them are silent."""
-
-
 @njit(nogil=True, cache=True, error_model="numpy")
 def _list_active(row: Any, kind: int, pre: int, active: Any, n: Any) -> Any:
-    """Append the active inputs of `row` to active[n:]; return the new n.
+    """Append the active inputs of `row` to active[n:], padded to whole groups with the zero row; return the new n.
 
-    Within a block every input is written, and only an active one moves the end of the list, so that no branch depends on the
-    data. A bool byte above 1 (an array viewed as bool) counts as one spike; as it is, it would run past the end of the list.
+    Every input is written, and only an active one moves the end of the list, so that no branch depends on the data. A
+    bool byte above 1 (an array viewed as bool) counts as one spike; as it is, it would run past the end of the list.
     """
-    n = np.uint64(n)
+    start, n = np.uint64(n), np.uint64(n)
     if kind == BINARY:
         seen = np.uint8(0)
         for i in range(pre):
             seen |= row[i]
-        whole = pre // BLOCK * BLOCK if seen <= 1 else 0
-        for begin in range(0, whole, BLOCK):
-            any_of = np.uint8(0)
-            for i in range(BLOCK):
-                any_of |= row[begin + i]
-            if any_of:
-                for i in range(begin, begin + BLOCK):
-                    active[n] = np.uint32(i)
-                    n += np.uint64(row[i])
-        for i in range(whole, pre):
+        for i in range(pre):
             active[n] = np.uint32(i)
-            n += np.uint64(row[i] != 0)
+            n += np.uint64(row[i]) if seen <= 1 else np.uint64(row[i] != 0)
     elif kind == PACKED:
         for i in range(row.shape[0]):
             byte = np.uint64(row[i])
@@ -137,6 +124,9 @@ def _list_active(row: Any, kind: int, pre: int, active: Any, n: Any) -> Any:
         for i in range(pre):
             active[n] = np.uint32(i)
             n += np.uint64(row[i] == wanted)
+    while (n - start) % np.uint64(GROUP):
+        active[n] = np.uint32(pre)
+        n += np.uint64(1)
     return np.int64(n)
 
 
@@ -189,56 +179,26 @@ def step_lanes(u: Any, v: Any, sums: Any, bias: Any, scale: Any, right: Any, kee
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _list_window(messages: Any, kind: int, pre: int, arrive: int, active: Any, n: Any, first: Any) -> Any:
-    """List what arrives in each step of a sample's window, from active[n:]; first gets where each part begins, and the end."""
-    steps = messages.shape[0]
-    signs = 2 if kind == PLUS else 1
-    first[0] = n
-    for t in range(steps):
-        for sign in range(signs):
-            start = n
-            if t >= arrive:
-                n = _list_active(messages[t - arrive], kind + sign, pre, active, n)
-                while (n - start) % GROUP:
-                    active[n] = np.uint32(pre)
-                    n += 1
-            first[t * signs + sign + 1] = n
-    return n
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _sum_rows(rows: Any, active: Any, begin: int, end: int, chunk: int, times: Any, acc: Any, sums: Any) -> None:
-    """Add so many times the listed rows to int32 sums."""
-    for g in range(begin, end, chunk):
-        _add_rows(rows, active, g, min(end, g + chunk), acc)
-        for j in range(sums.shape[0]):
-            sums[j] += np.int32(np.int32(acc[j]) * times)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
 def _run(
-    tiles: Any, acc: Any, chunk: int, messages: Any, kind: int, tiles2: Any, acc2: Any, chunk2: int, messages2: Any,
-    arrive: int, bias: Any, registers: Any, raster: Any, totals: Any, counts: Any,
+    tiles: Any, acc: Any, chunk: int, bias: Any, registers: Any, messages: Any, kind: int, pre: int, arrive: int,
+    raster: Any, totals: Any, counts: Any,
 ) -> None:  # fmt: skip
     """All samples one after the other: list the active inputs of every step, then add and update tile by tile."""
     scale, right, keep_u, keep_v, vth = registers[0], registers[1], registers[2], registers[3], registers[4]
-    scale2, right2 = registers[5], registers[6]
-    # Scales are powers of two: what the larger has more goes into its own sums, the common part into those of both.
-    common = min(scale, scale2) if messages2.shape[2] else scale
-    apart = messages2.shape[2] > 0 and (right > 0 or right2 > 0)
-    times, times2 = (np.int32(1), np.int32(1)) if apart else (np.int32(scale // common), np.int32(scale2 // common))
     batch, steps, _ = messages.shape
-    n_tiles, rows, lanes = tiles.shape
-    pre, pre2 = rows - 1, messages2.shape[2]
+    n_tiles, _, lanes = tiles.shape
     signs = 2 if kind == PLUS else 1
-    active = np.empty(steps * (pre + pre2 + 4 * GROUP) + 2 * BLOCK, np.uint32)
-    first, first2 = np.zeros(steps * signs + 1, np.int64), np.zeros(steps + 1, np.int64)
-    u, v, s = np.empty(lanes, np.int32), np.empty(lanes, np.int32), np.empty(lanes, np.uint8)
-    sums, sums2 = np.empty(lanes, np.int32), np.empty(lanes, np.int32)
+    active = np.empty(steps * (pre + 2 * GROUP) + 2 * GROUP, np.uint32)
+    first = np.zeros(steps * signs + 1, np.int64)
+    u, v, sums = np.empty(lanes, np.int32), np.empty(lanes, np.int32), np.empty(lanes, np.int32)
+    s = np.empty(lanes, np.uint8)
     for b in range(batch):
-        n = _list_window(messages[b], kind, pre, arrive, active, 0, first)
-        if pre2:
-            _list_window(messages2[b], BINARY, pre2, arrive, active, n, first2)
+        n = 0
+        for t in range(steps):
+            for sign in range(signs):
+                if t >= arrive:
+                    n = _list_active(messages[b, t - arrive], kind + sign, pre, active, n)
+                first[t * signs + sign + 1] = n
         for tile in range(n_tiles):
             begin = tile * lanes
             u[:] = 0
@@ -246,21 +206,13 @@ def _run(
             for t in range(steps):
                 sums[:] = 0
                 for sign in range(signs):
-                    k = t * signs + sign
-                    each = np.int32(-times) if sign else times
-                    _sum_rows(tiles[tile], active, first[k], first[k + 1], chunk, each, acc, sums)
-                left, down = common, right
-                if apart:  # what is shifted right loses its last bits for itself
-                    sums2[:] = 0
-                    _sum_rows(tiles2[tile], active, first2[t], first2[t + 1], chunk2, times2, acc2, sums2)
-                    for j in range(lanes):
-                        own = np.int32(np.int32(sums[j] * scale) >> right)
-                        sums[j] = np.int32(own + np.int32(np.int32(sums2[j] * scale2) >> right2))
-                    left, down = np.int32(1), np.int32(0)
-                elif pre2:
-                    _sum_rows(tiles2[tile], active, first2[t], first2[t + 1], chunk2, times2, acc2, sums)
+                    end = first[t * signs + sign + 1]
+                    for g in range(first[t * signs + sign], end, chunk):
+                        _add_rows(tiles[tile], active, g, min(end, g + chunk), acc)
+                        for j in range(lanes):
+                            sums[j] += -acc[j] if sign else acc[j]
                 part = bias[begin : begin + lanes]
-                totals[b, t] += step_lanes(u, v, sums, part, left, down, keep_u, keep_v, vth, s)
+                totals[b, t] += step_lanes(u, v, sums, part, scale, right, keep_u, keep_v, vth, s)
                 if raster.shape[0]:
                     out = raster[b, t, begin : begin + lanes]
                     for j in range(out.shape[0]):
@@ -269,6 +221,55 @@ def _run(
                     sent = counts[b, begin : begin + lanes]
                     for j in range(sent.shape[0]):
                         sent[j] += s[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _run_two(
+    tiles: Any, acc: Any, chunk: int, messages: Any, tiles2: Any, acc2: Any, chunk2: int, messages2: Any,
+    arrive: int, bias: Any, registers: Any, raster: Any, totals: Any,
+) -> None:  # fmt: skip
+    """`_run` for two projections of binary spikes; within one kernel a plain layer would pay a sixth for the second one."""
+    scale, right, keep_u, keep_v, vth = registers[0], registers[1], registers[2], registers[3], registers[4]
+    scale2, right2 = registers[5], registers[6]
+    batch, steps, _ = messages.shape
+    n_tiles, rows, lanes = tiles.shape
+    pre, pre2 = rows - 1, tiles2.shape[1] - 1
+    active = np.empty(steps * (pre + pre2 + 4 * GROUP) + 2 * GROUP, np.uint32)
+    first, first2 = np.zeros(steps + 1, np.int64), np.zeros(steps + 1, np.int64)
+    u, v, s = np.empty(lanes, np.int32), np.empty(lanes, np.int32), np.empty(lanes, np.uint8)
+    sums, sums2, none, one = np.empty(lanes, np.int32), np.empty(lanes, np.int32), np.int32(0), np.int32(1)
+    for b in range(batch):
+        n = 0
+        for t in range(steps):
+            n = _list_active(messages[b, t - arrive], BINARY, pre, active, n) if t >= arrive else n
+            first[t + 1] = n
+        first2[0] = n
+        for t in range(steps):
+            n = _list_active(messages2[b, t - arrive], BINARY, pre2, active, n) if t >= arrive else n
+            first2[t + 1] = n
+        for tile in range(n_tiles):
+            begin = tile * lanes
+            u[:] = 0
+            v[:] = 0
+            for t in range(steps):
+                sums[:] = 0
+                sums2[:] = 0
+                for g in range(first[t], first[t + 1], chunk):
+                    _add_rows(tiles[tile], active, g, min(first[t + 1], g + chunk), acc)
+                    for j in range(lanes):
+                        sums[j] += acc[j]
+                for g in range(first2[t], first2[t + 1], chunk2):
+                    _add_rows(tiles2[tile], active, g, min(first2[t + 1], g + chunk2), acc2)
+                    for j in range(lanes):
+                        sums2[j] += acc2[j]
+                for j in range(lanes):  # each is shifted for itself, and so loses its own last bits
+                    own = np.int32(np.int32(sums[j] * scale) >> right)
+                    sums[j] = np.int32(own + np.int32(np.int32(sums2[j] * scale2) >> right2))
+                part = bias[begin : begin + lanes]
+                totals[b, t] += step_lanes(u, v, sums, part, one, none, keep_u, keep_v, vth, s)
+                out = raster[b, t, begin : begin + lanes]
+                for j in range(out.shape[0]):
+                    out[j] = s[j]
 
 
 Second = tuple[Rows, NDArray[np.bool_], int]
@@ -281,30 +282,43 @@ def _launch(
 ) -> None:  # fmt: skip
     """Check ranges, bring everything into the kernel's form, run it. Outputs nobody wants have length 0."""
     rows = weights if isinstance(weights, Rows) else pack_rows(weights)
-    rows2, spikes2, exponent2 = (rows, np.empty((*spikes.shape[:2], 0), np.bool_), 0) if second is None else second
-    for e in (exponent, exponent2):
+    for e in (exponent, 0 if second is None else second[2]):
         if not -8 <= e <= 7:
             raise RangeError(f"LIF layer: weight exponent {e}; allowed is -8..7")
     if arrive < 0:
         raise RangeError(f"LIF layer: spikes arrive {arrive} steps after they were sent; allowed is 0 or more")
-    if rows2.tiles.shape[::2] != rows.tiles.shape[::2] or spikes2.dtype != bool or spikes2.shape[:2] != spikes.shape[:2]:
-        raise InputError(
-            f"LIF layer: a second projection with tiles {rows2.tiles.shape} and {spikes2.dtype} {spikes2.shape} beside tiles "
-            f"{rows.tiles.shape} and {spikes.shape}"
-        )
     bias = np.zeros(rows.tiles.shape[0] * rows.tiles.shape[2], np.int32)
     try:
         bias[: rows.post] = params.bias
     except ValueError:
         raise InputError(f"LIF layer: bias of shape {np.shape(params.bias)} for {rows.post} neurons") from None
-    shifts = [(1 << (r.shift + max(e, 0)), max(-e, 0)) for r, e in ((rows, exponent), (rows2, exponent2))]
     keeps = (DECAY_ONE - 1 - params.du, DECAY_ONE - params.dv)
-    registers = np.array([*shifts[0], *keeps, params.vth << ALIGN_BITS, *shifts[1]], np.int64).astype(np.int32)
+    registers = [*_shifts(rows, exponent), *keeps, params.vth << ALIGN_BITS]
     kind, messages = _as_bytes(spikes, rows.pre, packed)
-    acc, acc2 = (np.empty(r.tiles.shape[2], np.int32 if r.tiles.dtype == np.int32 else np.int16) for r in (rows, rows2))
-    messages2 = np.ascontiguousarray(spikes2).view(np.uint8)
-    one, two = (rows.tiles, acc, rows.chunk, messages, kind), (rows2.tiles, acc2, rows2.chunk, messages2)
-    _run(*one, *two, arrive, bias, registers, raster, totals, counts)
+    acc = _accumulator(rows)
+    if second is None:
+        held = np.array(registers, np.int64).astype(np.int32)
+        _run(rows.tiles, acc, rows.chunk, bias, held, messages, kind, rows.pre, arrive, raster, totals, counts)
+        return
+    rows2, spikes2, exponent2 = second
+    fits = rows2.tiles.shape[::2] == rows.tiles.shape[::2] and spikes2.shape == (*spikes.shape[:2], rows2.pre)
+    if not fits or spikes2.dtype != bool or kind != BINARY or counts.shape[0]:
+        raise InputError(
+            f"LIF layer: a second projection with tiles {rows2.tiles.shape} and {spikes2.dtype} {spikes2.shape} beside tiles "
+            f"{rows.tiles.shape} and {spikes.dtype} {spikes.shape}; allowed are binary spikes to the same neurons"
+        )
+    held = np.array([*registers, *_shifts(rows2, exponent2)], np.int64).astype(np.int32)
+    one, two = (rows.tiles, acc, rows.chunk, messages), (rows2.tiles, _accumulator(rows2), rows2.chunk)
+    _run_two(*one, *two, np.ascontiguousarray(spikes2).view(np.uint8), arrive, bias, held, raster, totals)
+
+
+def _shifts(rows: Rows, exponent: int) -> tuple[int, int]:
+    """What the sums of stored weights are multiplied by, and shifted right by."""
+    return 1 << (rows.shift + max(exponent, 0)), max(-exponent, 0)
+
+
+def _accumulator(rows: Rows) -> NDArray[np.signedinteger[Any]]:
+    return np.empty(rows.tiles.shape[2], np.int32 if rows.tiles.dtype == np.int32 else np.int16)
 
 
 def _as_bytes(spikes: NDArray[Any], pre: int, packed: bool) -> tuple[int, NDArray[np.uint8]]:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from compile.backends.spiking import Kernels, Layer, Pairs, kernels, run_spiking
 from lavasnn.dynamics import lif
+from lavasnn.dynamics.coincidence_kernel import coincidences
 from lavasnn.dynamics.lif import LifInt
-from lavasnn.dynamics.lif_kernel import coincidences, pack_rows, run_layer
+from lavasnn.dynamics.lif_kernel import pack_rows, run_layer
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, RangeError
 from lavasnn.ir import Graph, Population, Projection, Source

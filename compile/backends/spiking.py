@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from compile.backends.sums import synapse
 from lavasnn.dynamics import graded, lif, lif_kernel
+from lavasnn.dynamics.coincidence_kernel import coincidences
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt, LifState
 from lavasnn.errors import InputError
@@ -95,7 +96,7 @@ class Pairs:
     def __call__(self, sent: Mapping[str, Array]) -> Array | None:
         """As in `Layer`."""
         shown = sent[self.source]
-        return lif_kernel.coincidences(shown, self.inputs, self.place, self.size) if shown.dtype == bool else None
+        return coincidences(shown, self.inputs, self.place, self.size) if shown.dtype == bool else None
 
 
 Kernels = Mapping[str, Layer | Pairs]
@@ -108,8 +109,12 @@ def kernels(graph: Graph) -> Kernels:
     """
     if not graph.seamless:
         return {}
-    found = {p.name: _pairs(graph, p) or _layer(graph, p) for p in graph.populations[1:]}
+    found = {p.name: _kernel(graph, p) for p in graph.populations[1:]}
     return {name: kernel for name, kernel in found.items() if kernel is not None}
+
+
+def _kernel(graph: Graph, p: Population) -> Layer | Pairs | None:
+    return _pairs(graph, p) or _layer(graph, p)
 
 
 def _layer(graph: Graph, p: Population) -> Layer | None:
@@ -200,7 +205,7 @@ def run_population(graph: Graph, name: str, sent: dict[str, Array]) -> Array:
     """Messages of one population upon given ones of all others, shape (sample, step, neuron); a loop hears its own."""
     record = Record(dict(sent))
     p = graph.population(name)
-    kernel = (_pairs(graph, p) or _layer(graph, p)) if graph.seamless else None
+    kernel = _kernel(graph, p) if graph.seamless else None
     if kernel is not None and (spikes := kernel(sent)) is not None:
         return spikes
     runner = _Runner(graph, p, record, False, False)

@@ -127,9 +127,10 @@ def _best(
     largest = max([fine, least, *(n / 2 ** exponents[name] for name, n in needed.items())])
     tried: list[tuple[float, float, _Scaled]] = []
     refused: RangeError | None = None
-    for share in CANDIDATES if largest != 1.0 else CANDIDATES[:1]:
+    shares = CANDIDATES if largest != 1.0 else CANDIDATES[:1]
+    for unit in dict.fromkeys(_short(max(largest * share, least)) for share in shares):  # the least bounds several alike
         try:
-            scaled = _scaled(graph, p, _short(max(largest * share, least)), units, exponents)
+            scaled = _scaled(graph, p, unit, units, exponents)
         except RangeError as error:
             refused = refused or error
             continue

@@ -90,10 +90,9 @@ def sizes(net: Net) -> list[int]:
     """Inputs and outputs of a spiking network; neurons of all layers, the input included, of others."""
     if not isinstance(net, SpikingNet):
         return list(net.sizes)
-    first, last = net.synapses[0], net.synapses[-1]
+    last = net.synapses[-1]
     assert isinstance(last, nn.Linear | PairPool)
-    inputs = first.in_features if isinstance(first, nn.Linear | PairPool) else math.prod(net.shape)
-    return [inputs, last.out_features]
+    return [math.prod(net.shape), last.out_features]
 
 
 _NEVER = {"timing", "choose", "sweep"}

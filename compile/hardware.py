@@ -68,6 +68,9 @@ SUPPORT: Mapping[str, Support] = {
     "DiffPC": Support(
         "needs microcode", "primary", "lavasnn/processes/diffpc.py: a process of this project, for the simulator"
     ),
+    "Pyramidal": Support(
+        "needs microcode", "primary", "lavasnn/processes/pyramidal.py: a process of this project, for the simulator"
+    ),
 }
 
 EXTENSION: Mapping[str, str] = {

@@ -13,10 +13,11 @@ from compile.target import Target
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.errors import InputError
 from lavasnn.ir import Coincidence, Graph, Source, Through
 from lavasnn.paths import loops, loops_of
-from lavasnn.synapses import Conv, Dense, Owned, Sparse, Transposed
+from lavasnn.synapses import Borrowed, Conv, Dense, Owned, Sparse, Transposed
 
 Rule = Callable[[Graph, Target], Iterator[str]]
 
@@ -54,26 +55,27 @@ def powers_of_two(graph: Graph, target: Target) -> Iterator[str]:
 def input_first(graph: Graph, target: Target) -> Iterator[str]:
     """Samples enter at the first population, which nothing leads into; every other one hears from somewhere or has a bias."""
     first = graph.source.dynamics
-    if not isinstance(first, Source) and not (isinstance(first, DiffPC | DiffPCInt) and first.role == "input"):
+    enters = getattr(first, "role", "") == "input" or getattr(first, "drive", "") == "stimulus"
+    if not isinstance(first, Source) and not enters:
         yield f"the first population {graph.source.name!r} is {type(first).__name__}, no input; samples enter there"
     roles = [p for p in graph.populations if isinstance(p.dynamics, Source)]
     if roles and roles != [graph.source]:
         yield f"{len(roles)} populations of input spikes; the first population has to be the only one"
-    forward = [p.target for p in graph.projections if p.into in ("a", "a_x")]
+    forward = [p.target for p in graph.projections if p.into in ("a", "a_x", "basal")]
     if graph.source.name in forward:
         yield f"a projection leads into the input population {graph.source.name!r}"
     for population in graph.populations[1:]:
         biases = [np.max(getattr(population.dynamics, name, 0)) for name in ("bias", "bias_u")]
-        if population.name not in forward and max(biases) <= 0:
+        if population.name not in forward and max(biases) <= 0 and not getattr(population.dynamics, "drive", ""):
             yield f"population {population.name!r} receives nothing"
 
 
 def one_arithmetic(graph: Graph, target: Target) -> Iterator[str]:
     """A network is of real numbers or of the chip's integers, not of both."""
-    real = [p.name for p in graph.populations if isinstance(p.dynamics, Lif | Graded | DiffPC)]
-    whole = [p.name for p in graph.populations if isinstance(p.dynamics, LifInt | GradedInt | DiffPCInt)]
+    real = [p.name for p in graph.populations if isinstance(p.dynamics, Lif | Graded | DiffPC | Pyramidal)]
+    whole = [p.name for p in graph.populations if isinstance(p.dynamics, LifInt | GradedInt | DiffPCInt | PyramidalInt)]
     for p in graph.projections:
-        if not isinstance(p.synapses, Transposed):
+        if not isinstance(p.synapses, Borrowed):
             (real if p.synapses.grid is None else whole).append(p.name)
     if real and whole:
         yield f"{', '.join(map(repr, real))} hold real numbers and {', '.join(map(repr, whole))} integers; one kind is allowed"
@@ -88,6 +90,40 @@ def diffpc_is_plain(graph: Graph, target: Target) -> Iterator[str]:
             yield f"projection {p.name!r} is {type(p.synapses).__name__}; between DiffPC populations it has to be Dense"
         if np.any(p.delay):
             yield f"projection {p.name!r} has delays; between DiffPC populations there are none"
+
+
+def two_pathways(graph: Graph, target: Target) -> Iterator[str]:
+    """Pyramidal neurons stand alone: one stimulus, at most one concept as large as the output, windows in step, no delays."""
+    kinds = {isinstance(p.dynamics, Pyramidal | PyramidalInt) for p in graph.populations}
+    if kinds == {True, False}:
+        yield "pyramidal and other populations in one network are not supported"
+    if kinds != {True}:
+        return
+    if graph.encoding.kind != "direct":
+        yield f"pyramidal neurons take images as currents, code 'direct'; the network's is {graph.encoding.kind!r}"
+    driven = [(p, getattr(p.dynamics, "drive", "")) for p in graph.populations]
+    for drive in ("stimulus", "concept"):
+        found = [p for p, mine in driven if mine == drive]
+        if len(found) > 1:
+            yield f"{len(found)} populations are driven by the {drive}; one is allowed"
+        if drive == "concept" and found and found[0].size != graph.population(graph.output).size:
+            yield (
+                f"population {found[0].name!r} has {found[0].size} concepts, the output {graph.output!r} "
+                f"{graph.population(graph.output).size} classes"
+            )
+    drives = {p.name for p, mine in driven if mine}
+    for q in graph.projections:
+        if np.any(q.delay):
+            yield f"projection {q.name!r} has delays; between pyramidal populations there are none"
+        if q.into == "basal" and q.target in drives:
+            yield f"projection {q.name!r} leads to the basal dendrites of {q.target!r}, which a current drives"
+    if not graph.seamless:
+        yield "ways to a pyramidal population differ in steps, or form a loop; its windows open at one step"
+        return
+    for p in graph.populations:
+        opens = {graph.offsets[q.source] for q in graph.arriving(p.name) if q.into == "apical"}
+        if len(opens) > 1:
+            yield f"population {p.name!r}: what arrives at its apical dendrites opens at different steps"
 
 
 def delays_in_range(graph: Graph, target: Target) -> Iterator[str]:
@@ -148,7 +184,7 @@ def weights_on_grid(graph: Graph, target: Target) -> Iterator[str]:
     grids = {"mixed": (-top, top - 2, 2), "excitatory": (0, top - 1, 1), "inhibitory": (1 - top, 0, 1)}
     for p in graph.projections:
         s = p.synapses
-        if isinstance(s, Transposed) or s.grid is None:
+        if isinstance(s, Borrowed) or s.grid is None:
             continue
         mode = s.grid.sign_mode
         low, high, step = grids[mode]
@@ -175,6 +211,8 @@ def registers(graph: Graph, target: Target) -> Iterator[str]:
     """Thresholds and biases fit the target's registers, which may be narrower than Lava's own."""
     for population in graph.populations:
         d = population.dynamics
+        if isinstance(d, PyramidalInt) and d.vth >= 2**target.threshold_bits.value:
+            yield f"population {population.name!r}: vth {d.vth}, allowed below {2**target.threshold_bits.value}"
         if isinstance(d, LifInt):
             if d.vth >= 2**target.threshold_bits.value:
                 yield f"population {population.name!r}: vth {d.vth}, allowed below {2**target.threshold_bits.value}"
@@ -203,6 +241,7 @@ BEFORE: tuple[Rule, ...] = (
     input_first,
     one_arithmetic,
     diffpc_is_plain,
+    two_pathways,
     delays_in_range,
     loops_take_time,
     pairs_of_spikes,

@@ -17,11 +17,24 @@ from numpy.typing import NDArray
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import FileFormatError, InputError
 from lavasnn.files import pack, read_tensors, unpack, write_tensors
-from lavasnn.synapses import Conv, Dense, Grid, Owned, Sparse, Synapses, Transposed, as_dense, transposed
+from lavasnn.synapses import (
+    Borrowed,
+    Conv,
+    Dense,
+    Grid,
+    Owned,
+    Shared,
+    Sparse,
+    Synapses,
+    Transposed,
+    as_dense,
+    transposed,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ Instant = Through | Coincidence
 """What takes no step; no executor runs it."""
 Spiking = Lif | LifInt | Graded | GradedInt
 """Neurons that receive "a" and send "s": stock processes of Lava."""
-Dynamics = Source | Instant | Spiking | DiffPC | DiffPCInt
+Dynamics = Source | Instant | Spiking | DiffPC | DiffPCInt | Pyramidal | PyramidalInt
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,7 @@ class Projection:
         target: Receiving population.
         synapses: Weights.
         carries: Which of the source's messages ("s", "s_A", "s_e").
-        into: Which of the target's inputs ("a", "a_x", "a_e").
+        into: Which of the target's inputs ("a", "a_x", "a_e", "basal", "apical").
         delay: Further steps: one number, or one for each sending neuron, shape (pre,).
     """
 
@@ -127,7 +140,8 @@ class Graph:
         encoding: How images become input of the first population.
         output: Population whose state ("x_F", DiffPC) or messages are the answer.
         steps: Steps a sample takes; 0 for DiffPC, whose timing says it.
-        read: What of the output's is the answer: "messages" (their sum over the window) or "voltage" (of LIF, at its end).
+        read: What of the output's is the answer: "messages" (their sum over the window) or "voltage" (of LIF, at its end; of
+            pyramidal neurons what their basal dendrites added up, which also breaks ties of their messages).
 
     Raises:
         InputError: Names that repeat or lead nowhere, shapes that do not fit, weights that are not finite: all at once.
@@ -154,12 +168,14 @@ class Graph:
         return next(p for p in self.projections if p.name == name)
 
     def synapses(self, projection: Projection) -> Owned:
-        """Synapses that this graph holds for a projection of that name, its own or another's transposed."""
+        """Synapses that this graph holds for a projection of that name, its own or another's."""
         s = self.projection(projection.name).synapses
-        if not isinstance(s, Transposed):
+        if not isinstance(s, Borrowed):
             return s
         owner = self.projection(s.of).synapses
-        assert not isinstance(owner, Transposed)
+        assert not isinstance(owner, Borrowed)
+        if isinstance(s, Shared):
+            return owner
         turned = transposed(owner)
         return turned if turned.grid is None else replace(turned, grid=replace(turned.grid, exponent=s.exponent))
 
@@ -183,9 +199,24 @@ class Graph:
         return dynamics.timing if isinstance(dynamics, DiffPC | DiffPCInt) else None
 
     @property
+    def pyramidal(self) -> bool:
+        """Whether its neurons are pyramidal, which run in two pathways."""
+        return isinstance(self.source.dynamics, Pyramidal | PyramidalInt)
+
+    def heard_of(self, drive: str) -> tuple[str, ...]:
+        """Names of the pyramidal populations that a stimulus or a concept reaches through basal dendrites."""
+        found: list[str] = []
+        for p in self.populations:
+            senders = [q.source for q in self.arriving(p.name) if q.into == "basal"]
+            if getattr(p.dynamics, "drive", "") == drive or any(name in found for name in senders):
+                found.append(p.name)
+        return tuple(found)
+
+    @property
     def integer(self) -> bool:
         """True once all numbers are the chip's."""
-        return not any(isinstance(p.dynamics, Lif | Graded | DiffPC | Instant) for p in self.populations) and not any(
+        real = Lif | Graded | DiffPC | Pyramidal | Instant
+        return not any(isinstance(p.dynamics, real) for p in self.populations) and not any(
             getattr(p.synapses, "grid", True) is None for p in self.projections
         )
 
@@ -228,6 +259,15 @@ class Graph:
         paths = self._paths() if self.seamless else None
         return paths or {p.name: 0 for p in self.populations}
 
+    @property
+    def apical_offsets(self) -> dict[str, int]:
+        """Steps at which the apical windows of pyramidal neurons open; 0 where nothing arrives."""
+        offsets, found = self.offsets, dict.fromkeys(self.offsets, 0)
+        for p in self.projections:
+            if p.into == "apical":
+                found[p.target] = offsets[p.source] + 1
+        return found
+
     def _paths(self) -> dict[str, int] | None:
         """Steps that messages take to each population, or None if that depends on the way."""
         if self.timing is not None:
@@ -236,6 +276,8 @@ class Graph:
         for p in self.populations[1:]:
             found: set[int] = set()
             for q in self.arriving(p.name):
+                if q.into == "apical":  # listens, whenever that is, and drives nothing
+                    continue
                 if q.source not in opens or np.ndim(q.delay):
                     return None
                 found.add(opens[q.source] + (0 if isinstance(p.dynamics, Instant) else 1) + int(q.delay))
@@ -283,12 +325,15 @@ GRAPH_TYPES: dict[str, type] = {
         GradedInt,
         DiffPC,
         DiffPCInt,
+        Pyramidal,
+        PyramidalInt,
         Timing,
         Grid,
         Dense,
         Sparse,
         Conv,
         Transposed,
+        Shared,
         Encoding,
     )
 }
@@ -305,7 +350,7 @@ def _problems(graph: Graph) -> Iterator[str]:
     for population in graph.populations:
         if not isinstance(population.size, int) or population.size < 1:
             yield f"population {population.name!r} has {population.size} neurons, at least 1 is needed"
-        for entry in ("bias", "bias_u", "scale"):
+        for entry in ("bias", "bias_u", "bias_apical", "scale"):
             shape = np.shape(getattr(population.dynamics, entry, 0))
             if shape not in ((), (population.size,)):
                 yield f"population {population.name!r} has {population.size} neurons and a {entry} of shape {shape}"
@@ -314,8 +359,9 @@ def _problems(graph: Graph) -> Iterator[str]:
         yield f"projection name {name!r} is used {labels.count(name)} times"
     if graph.output not in names:
         yield f"output {graph.output!r} is no population"
-    elif graph.read == "voltage" and not isinstance(sizes[graph.output].dynamics, Lif | LifInt):
-        yield f"output {graph.output!r} is {type(sizes[graph.output].dynamics).__name__}; a voltage is read of LIF alone"
+    elif graph.read == "voltage" and not isinstance(sizes[graph.output].dynamics, Lif | LifInt | Pyramidal | PyramidalInt):
+        kind = type(sizes[graph.output].dynamics).__name__
+        yield f"output {graph.output!r} is {kind}; a voltage is read of LIF and pyramidal neurons alone"
     if graph.timing is None and graph.steps < 1:
         yield f"a sample takes {graph.steps} steps, at least 1 is needed"
     for p in graph.projections:
@@ -327,15 +373,18 @@ def _problems(graph: Graph) -> Iterator[str]:
             yield f"projection {p.name!r}: {source.name!r} sends {source.dynamics.MESSAGES}, not {p.carries!r}"
         if p.into not in target.dynamics.INPUTS:
             yield f"projection {p.name!r}: {target.name!r} receives {target.dynamics.INPUTS}, not {p.into!r}"
-        if isinstance(p.synapses, Transposed):
+        if isinstance(p.synapses, Borrowed):
             owner = next((q for q in graph.projections if q.name == p.synapses.of), None)
-            if owner is None or isinstance(owner.synapses, Transposed):
-                yield f"projection {p.name!r} transposes {p.synapses.of!r}, which holds no weights"
+            verb = "transposes" if isinstance(p.synapses, Transposed) else "shares"
+            if owner is None or isinstance(owner.synapses, Borrowed):
+                yield f"projection {p.name!r} {verb} {p.synapses.of!r}, which holds no weights"
                 continue
+            if isinstance(p.synapses, Shared) and (owner.source, owner.carries) != (p.source, p.carries):
+                yield f"projection {p.name!r} shares {p.synapses.of!r}, which carries something else"
         synapses = graph.synapses(p)
         if synapses.shape != (target.size, source.size):
             yield f"projection {p.name!r} has weights of shape {synapses.shape}, needed is {(target.size, source.size)}"
-        elif not isinstance(p.synapses, Transposed) and not np.isfinite(synapses.weight).all():
+        elif not isinstance(p.synapses, Borrowed) and not np.isfinite(synapses.weight).all():
             bad = int((~np.isfinite(synapses.weight)).sum())
             yield f"projection {p.name!r} has {bad} weights that are not finite, out of {synapses.weight.size}"
         delay = np.asarray(p.delay)

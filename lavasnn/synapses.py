@@ -183,9 +183,22 @@ class Transposed:
     exponent: int = 0
 
 
+@dataclass(frozen=True)
+class Shared:
+    """The sums of another projection from the same population, arriving at a second place too.
+
+    Args:
+        of: Name of that projection.
+    """
+
+    of: str
+
+
 Owned = Dense | Sparse | Conv
 """Synapses with weights of their own."""
-Synapses = Owned | Transposed
+Borrowed = Transposed | Shared
+"""Synapses with those of another projection."""
+Synapses = Owned | Borrowed
 S = TypeVar("S", bound=Owned)
 
 

@@ -120,7 +120,7 @@ def test_processes_named_on_chip_exist_in_lava(lava_here: None) -> None:
     from lava.proc.sparse import process as sparse
 
     homes = (conv, dense, graded, source, lif, sparse)
-    assert [name for name in SUPPORT if not any(hasattr(home, name) for home in homes)] == ["DiffPC"]
+    assert [name for name in SUPPORT if not any(hasattr(home, name) for home in homes)] == ["DiffPC", "Pyramidal"]
 
 
 @pytest.mark.lava

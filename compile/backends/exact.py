@@ -1,6 +1,7 @@
 """The exact executor: batched, in-process, spike for spike what Lava does, without Lava.
 
-DiffPC networks run here, networks of stock neurons in `compile.backends.spiking`, sums in `compile.backends.sums`.
+DiffPC networks run here, networks of stock neurons in `compile.backends.spiking`, those of pyramidal ones in
+`compile.backends.pyramidal`, sums in `compile.backends.sums`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compile.backends.pyramidal import STEP_BYTES as PYRAMIDAL_BYTES
+from compile.backends.pyramidal import run_pyramidal, window_traces
 from compile.backends.spiking import Kernels, kernels, run_spiking
 from compile.backends.sums import synapse
 from lavasnn.dynamics import diffpc, lif_kernel
@@ -19,6 +22,7 @@ from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.fixedpoint import STATE_MAX
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph
+from lavasnn.pathways import driven, voltage_or_spikes
 from lavasnn.results import RunResult, joined
 
 Array = NDArray[Any]
@@ -47,7 +51,7 @@ def run(
     Args:
         graph: The network; integers if compiled, else float64.
         pixels: Images, shape (sample, pixel), or given messages, shape (sample, step, neuron).
-        labels: Classes, shape (sample,); needed for the second phase.
+        labels: Classes, shape (sample,); needed for the second phase. Of pyramidal networks they are the concepts shown.
         settle: Run DiffPC's second phase too, labels clamped.
         batch: Samples at a time, fewer if they need more than `LARGEST_BATCH`.
         record: Keep every message and state of every step.
@@ -65,16 +69,18 @@ def run(
     given = np.arange(len(pixels)) if indices is None else indices
     check_samples(graph, pixels, labels, settle, batch)
     sizes = [p.size for p in graph.populations]
-    each = graph.phases(settle)[-1].stop * sum(sizes) + STEP_BYTES * max(sizes)
+    each = graph.phases(settle)[-1].stop * sum(sizes) * (PYRAMIDAL_BYTES if graph.pyramidal else 1) + STEP_BYTES * max(sizes)
     batch = min(batch, max(1, LARGEST_BATCH // each))
     parts: list[RunResult] = []
     peaks: dict[str, float] = {}
-    ready = {} if graph.timing is not None or measure else kernels(graph)
+    ready = {} if graph.timing is not None or graph.pyramidal or measure else kernels(graph)
     for start in range(0, len(pixels), batch):
         rows = slice(start, start + batch)
         some = None if labels is None else labels[rows]
         if graph.timing is not None:
             parts.append(_diffpc(graph, pixels[rows], some, settle, record, measure, peaks, start))
+        elif graph.pyramidal:
+            parts.append(_pyramidal(graph, pixels[rows], some, record, measure, peaks, start))
         else:
             parts.append(_stock(graph, pixels[rows], some, given[rows], record, measure, peaks, ready))
         if progress is not None:
@@ -107,7 +113,7 @@ def check_samples(
     if labels is not None and (len(labels) != len(pixels) or labels.min() < 0 or labels.max() >= classes):
         raise InputError(f"run: {len(labels)} labels for {len(pixels)} images and {classes} classes")
     if settle and graph.timing is None:
-        raise InputError("run: LIF networks have one phase; only DiffPC has a second")
+        raise InputError("run: these networks have one phase; only DiffPC has a second")
     if settle and labels is None:
         raise InputError("run: the second phase clamps the output to labels, and none are given")
 
@@ -262,6 +268,34 @@ def _stock(
         {key: count(s) for key, s in sent.items()},
         by_neuron={key: np.count_nonzero(s, axis=(0, 1)) for key, s in sent.items()} if measure else {},
         traces={key: s.astype(np.int8) if s.dtype == bool else s for key, s in traces.items()} if record else {},
+    )
+
+
+def _pyramidal(
+    graph: Graph,
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None,
+    record: bool,
+    measure: bool,
+    peaks: dict[str, float],
+    first: int,
+) -> RunResult:
+    """Both pathways of a BSD network."""
+    found = run_pyramidal(graph, driven(graph, pixels, labels), record=record, first=first)
+    for key, value in found.peaks.items():
+        peaks[key] = max(peaks.get(key, value), value)
+    traces: dict[str, Array] = {}
+    if record:
+        traces = window_traces(graph, found.spikes, found.basal, found.apical) | found.margins
+    return RunResult.of(
+        graph,
+        "exact",
+        False,
+        voltage_or_spikes(graph, found.spikes[graph.output], found.basal[graph.output]),
+        labels,
+        {f"{name}.s": count(s) for name, s in found.spikes.items()},
+        by_neuron={f"{name}.s": np.count_nonzero(s, axis=(0, 1)) for name, s in found.spikes.items()} if measure else {},
+        traces=traces,
     )
 
 

@@ -1,9 +1,9 @@
 """Emit a network as a Lava process graph and run it on Lava's Loihi 2 simulator, in a guarded child process.
 
 Stock processes wherever they suffice: Dense, Sparse, their delayed forms and Conv for synapses, LIF, LIFReset, TernaryLIF,
-GradedVec and GradedReluVec for neurons. Only DiffPC brings its own.
+GradedVec and GradedReluVec for neurons. Only DiffPC and pyramidal neurons bring their own.
 
-Samples follow each other in one run where each finds all at rest by itself: DiffPC and seamless networks.
+Samples follow each other in one run where each finds all at rest by itself: DiffPC, BSD and seamless networks.
 Elsewhere every sample has a run of its own, as nothing in Lava can discard what is in flight.
 
 This module loads Lava inside the child alone; importing it costs nothing.
@@ -20,15 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.backends import exact
+from compile.backends import exact, lava_pyramidal
 from compile.backends.guard import Job, run_guarded
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.errors import InputError, LavaRunError, RangeError
 from lavasnn.ir import GRADED_BITS, Graph, Population, Projection, Source
+from lavasnn.pathways import voltage_or_spikes
 from lavasnn.results import RunResult, joined
-from lavasnn.synapses import Conv, Dense, Owned, as_dense, as_sparse
+from lavasnn.synapses import Conv, Dense, Owned, Shared, as_dense, as_sparse
 
 START_S = 60.0
 """Seconds allowed for start-up, whatever the size."""
@@ -122,7 +124,7 @@ def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, sampl
     window = graph.phases(settle)[-1].stop
     traces: dict[str, NDArray[Any]] = {}
     for p in graph.populations:
-        if graph.timing is not None:
+        if graph.timing is not None or graph.pyramidal:
             with np.load(job / _file(graph, p.name, ".npz")) as recorded:
                 for name in recorded.files:
                     values = recorded[name].reshape(samples, window, p.size)
@@ -133,6 +135,8 @@ def _collect(graph: Graph, labels: NDArray[np.int64] | None, settle: bool, sampl
                 traces[f"{p.name}.v"] = _read_recorder(graph, p.name, "v", job, samples)
     if graph.timing is not None:
         outputs = traces[f"{graph.output}.x_F"][:, graph.timing.init_steps].astype(np.int64 if graph.integer else np.float64)
+    elif graph.pyramidal:
+        outputs = voltage_or_spikes(graph, traces[f"{graph.output}.s"], traces[f"{graph.output}.acc_b"])
     else:
         outputs = exact.answer(graph, traces)
     messages = {key: exact.count(traces[key]) for key in graph.payloads}
@@ -202,7 +206,7 @@ def emit(
         graph: The network.
         pixels: Images, shape (sample, pixel), or given messages, shape (sample, step, neuron); a network that is not
             `continuous` takes one sample.
-        labels: Classes; clamped in the second phase.
+        labels: Classes; clamped in the second phase of DiffPC, the concepts of BSD.
         settle: Whether windows have a second phase.
         indices: Each sample's index in its data set.
         job: Folder for what is recorded, one file a population; None records nothing.
@@ -218,6 +222,11 @@ def emit(
     steps = len(pixels) * window
     if graph.timing is not None:
         processes = _emit_diffpc(graph, pixels, labels, settle, steps, job)
+    elif graph.pyramidal:
+        steps = lava_pyramidal.steps_of(graph, len(pixels))
+        names = () if job is None else [p.name for p in graph.populations] if record else [graph.output]
+        files = {} if job is None else {name: job / _file(graph, name, ".npz") for name in names}
+        processes = lava_pyramidal.emit(graph, pixels, labels, files)
     else:
         steps += max(graph.offsets.values()) if continuous(graph) else 0
         processes = _emit_stock(graph, pixels, indices, steps)
@@ -282,6 +291,8 @@ def process_name(graph: Graph, population: Population) -> str:
             return "LIFReset" if continuous(graph) else "LIF"
         case Lif() | LifInt():
             return "TernaryLIF"
+        case Pyramidal() | PyramidalInt():
+            return "Pyramidal"
         case GradedInt(relu=relu):
             return "GradedReluVec" if relu else "GradedVec"
         case Graded():
@@ -333,20 +344,27 @@ def synapse_name(graph: Graph, p: Projection) -> str:
     return ("Delay" if late else "") + ("Dense" if isinstance(s, Dense) else "Sparse")
 
 
+_PORTS = {"a": "a_in", "basal": "basal_in", "apical": "apical_in"}
+
+
 def wire(graph: Graph, p: Projection, processes: Mapping[str, Any]) -> None:
     """Synapses between two populations; weights are on Lava's grid, so its own rounding changes none."""
+    if isinstance(p.synapses, Shared):
+        return  # its owner leads there too
     s, name = graph.synapses(p), synapse_name(graph, p)
     options: dict[str, Any] = {"num_message_bits": message_bits(graph, p.source), "name": p.name}
-    stock = not isinstance(graph.population(p.source).dynamics, DiffPC | DiffPCInt)
-    sends = processes[p.source].s_out if stock else getattr(processes[p.source], p.carries)
-    receives = getattr(processes[p.target], "a_in" if p.into == "a" else p.into)
+    plain = not isinstance(graph.population(p.source).dynamics, DiffPC | DiffPCInt)
+    sends = processes[p.source].s_out if plain else getattr(processes[p.source], p.carries)
+    sharing = [q for q in graph.projections if q is p or (isinstance(q.synapses, Shared) and q.synapses.of == p.name)]
+    receives = [getattr(processes[q.target], _PORTS.get(q.into, q.into)) for q in sharing]
     if name == "Conv":
         assert isinstance(s, Conv)
         _wire_conv(s, options, sends, receives)
         return
     synapses = _matrix_process(name, s, p.delay, options)
     sends.connect(synapses.s_in)
-    synapses.a_out.connect(receives)
+    for port in receives:
+        synapses.a_out.connect(port)
 
 
 def message_bits(graph: Graph, population: str) -> int:
@@ -380,7 +398,7 @@ def _matrix_process(name: str, s: Owned, delay: Any, options: dict[str, Any]) ->
     return getattr(sparse, name)(weights=csr_matrix((rows.weight.astype(kind), rows.pre, rows.start), rows.shape), **options)
 
 
-def _wire_conv(s: Conv, options: dict[str, Any], sends: Any, receives: Any) -> None:
+def _wire_conv(s: Conv, options: dict[str, Any], sends: Any, receives: list[Any]) -> None:
     """Lava's Conv: (column, row, channel) instead of (channel, row, column), and a true convolution where torch correlates.
 
     Source: lava-nc 0.10.0, lava/proc/conv/utils.py, conv. It ignores weight exponents, so the kernel takes them on.
@@ -398,4 +416,5 @@ def _wire_conv(s: Conv, options: dict[str, Any], sends: Any, receives: Any) -> N
         **options,
     )
     sends.reshape(s.image).transpose((2, 1, 0)).connect(process.s_in)
-    process.a_out.transpose((2, 1, 0)).reshape((s.shape[0],)).connect(receives)
+    for port in receives:
+        process.a_out.transpose((2, 1, 0)).reshape((s.shape[0],)).connect(port)

@@ -15,6 +15,7 @@ from lavasnn.dynamics.diffpc import DiffPCInt
 from lavasnn.dynamics.fixedpoint import ALIGN_BITS, STATE_MAX
 from lavasnn.dynamics.graded import GradedInt
 from lavasnn.dynamics.lif import LifInt
+from lavasnn.dynamics.pyramidal import PyramidalInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import RangeError
 from lavasnn.ir import Graph
@@ -25,7 +26,7 @@ from lavasnn.synapses import strengths
 
 @dataclass(frozen=True)
 class Calibrate:
-    """Check 24-bit states (DiffPC, both phases) or 16-bit dendritic inputs (LIF) on data and in the worst case."""
+    """Check 24-bit states (DiffPC, both phases) or 16-bit dendritic inputs (all others) on data and in the worst case."""
 
     def apply(self, state: State) -> State:
         """See the class.
@@ -33,6 +34,8 @@ class Calibrate:
         Raises:
             RangeError: A state or input beyond its register on the calibration samples; names the population.
         """
+        if state.graph.pyramidal:
+            return _pyramidal(state)
         return _diffpc(state) if state.graph.timing is not None else _stock(state)
 
 
@@ -165,19 +168,60 @@ def _stock(state: State) -> State:
     return replace(state, report=report, warnings=(*state.warnings, *warnings), traffic=traffic)
 
 
+def _pyramidal(state: State) -> State:
+    """Pyramidal neurons: 16-bit inputs of both dendrites, whose sums and somata then fit 24 bits."""
+    graph, room, top = state.graph, state.target.dendrite_input.value, 2 ** (state.target.state_bits.value - 1) - 1
+    run = exact.run(graph, state.pixels, state.labels, batch=64, measure=True)
+    peaks, worst = run.meta["peaks"], worst_inputs(graph)
+    entries: dict[str, Any] = {}
+    warnings: list[str] = []
+    for p in graph.populations:
+        d = p.dynamics
+        assert isinstance(d, PyramidalInt)
+        most = {key: round(peaks[f"{p.name}.{key}"]) for key in "av"}
+        entries[p.name] = {
+            "largest_input": most["a"],
+            "worst_input": worst[p.name],
+            "input_limit": room,
+            "input_headroom_bits": _headroom(most["a"], room),
+            "worst_input_headroom_bits": _headroom(worst[p.name], room),
+            "largest_v": most["v"],
+            "state_headroom_bits": _headroom(max(most["v"], most["a"] * graph.steps), top),
+        }
+        if worst[p.name] > room:
+            warnings.append(
+                f"calibrate: if all its inputs spike at once, population {p.name!r} receives {worst[p.name]:,}; "
+                f"{room.bit_length() + 1} bits hold +-{room:,} (largest on {len(state.pixels)} calibration samples: "
+                f"{most['a']:,}); a run that leaves them stops and says where"
+            )
+    warnings += [f"calibrate: {line}" for line in remarks(graph, run)]
+    traffic = _traffic(run)
+    each = {name: round(n, 3) for name, n in operations(graph, traffic).items()}
+    summary = {"samples": len(state.pixels), "populations": entries, "syn_ops_per_sample": each}
+    report = {**state.report, "calibrate": summary}
+    return replace(state, report=report, warnings=(*state.warnings, *warnings), traffic=traffic)
+
+
 def _headroom(magnitude: float, limit: int) -> float:
     """Factors of two between a magnitude and its limit; below 0 it does not fit."""
     return round(float(np.log2(limit / max(magnitude, 1.0))), 2)
 
 
 def worst_inputs(graph: Graph) -> dict[str, int]:
-    """Largest sum that could arrive at each population of stock neurons, were all its inputs to speak at once."""
+    """Largest sum that could arrive at each population but DiffPC's, were all its inputs to speak at once; of pyramidal
+    neurons at their basal dendrites, bias and current included.
+    """
     payload = {p.name: 1 for p in graph.populations}
-    payload[graph.source.name] = graph.encoding.levels if graph.encoding.graded else 1
+    payload[graph.source.name] = graph.encoding.levels if graph.encoding.graded and not graph.pyramidal else 1
     worst: dict[str, int] = {}
-    for p in graph.populations[1:]:
+    for p in graph.populations if graph.pyramidal else graph.populations[1:]:
         total = np.zeros(p.size, np.int64)
+        if isinstance(d := p.dynamics, PyramidalInt):
+            current = {"stimulus": graph.encoding.levels, "concept": 1, "": 0}[d.drive] << d.shift
+            total += np.abs(np.asarray(d.bias, np.int64)) + current
         for q in graph.arriving(p.name):
+            if q.into == "apical":
+                continue
             s = graph.synapses(q)
             assert s.grid is not None
             part = strengths(s) * payload[q.source]

@@ -23,11 +23,11 @@ from lavasnn.dynamics.lif import Lif
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph, Population, Projection, Through
 from lavasnn.synapses import (
+    Borrowed,
     Conv,
     Dense,
     Owned,
     Sparse,
-    Transposed,
     as_dense,
     as_sparse,
     by_channel,
@@ -97,7 +97,7 @@ def _without(graph: Graph, middle: Population) -> Graph:
 
 def _real(graph: Graph, projection: Projection) -> Owned:
     s = projection.synapses
-    if isinstance(s, Transposed) or s.grid is not None:
+    if isinstance(s, Borrowed) or s.grid is not None:
         raise InputError(f"fold: projection {projection.name!r} holds integers or another's weights; only real ones fold")
     return graph.synapses(projection)
 

@@ -31,6 +31,7 @@ from compile.program import Slice
 from compile.target import Target
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
+from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.errors import Violation
 from lavasnn.ir import Graph, Population, Source
 from lavasnn.synapses import Conv
@@ -41,6 +42,8 @@ BIAS_BYTES = 2
 DIFFPC_BYTES = 6 * STATE_BYTES + 1
 INPUT_BYTES = 2 * STATE_BYTES
 LIF_BYTES = 2 * STATE_BYTES
+PYRAMIDAL_BYTES = 4 * STATE_BYTES
+"""Soma, two dendrites, spike count."""
 ROUNDS = 12
 """Of cutting; later ranges change by little, and what is over a limit then is reported."""
 RESOURCES = {
@@ -93,6 +96,8 @@ def neuron_bytes(population: Population, delay: int) -> int:
             return DIFFPC_BYTES + ring
         case Graded() | GradedInt():
             return STATE_BYTES + ring
+        case Pyramidal(bias=bias) | PyramidalInt(bias=bias):
+            return PYRAMIDAL_BYTES + ring + (BIAS_BYTES if np.ndim(bias) else 0)
         case other:
             bias = getattr(other, "bias_mant", getattr(other, "bias", 0))
             varies = np.ndim(bias) > 0 and len(np.unique(bias)) > 1

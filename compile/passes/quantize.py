@@ -1,7 +1,7 @@
 """Real numbers to registers: 8-bit weights on Lava's grid, thresholds and biases to match.
 
 DiffPC's weights scale by powers of two, so that sums line up with thresholds by shifts alone; a population of stock neurons
-scales freely, its threshold along (`compile.passes.scales`).
+scales freely, its threshold along (`compile.passes.scales`, of pyramidal neurons `compile.passes.pyramids`).
 """
 
 from __future__ import annotations
@@ -13,16 +13,18 @@ import numpy as np
 
 from compile.backends import exact
 from compile.passes.grids import on_grid, power_of_two_unit, trailing_zeros, weight_report
+from compile.passes.pyramids import quantize_pyramidal, real_neurons
 from compile.passes.scales import population_units, quantize_stock
 from compile.passes.state import State
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.fixedpoint import STATE_MAX
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.dynamics.pyramidal import PyramidalInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import RangeError
 from lavasnn.ir import Graph, Population, Projection
-from lavasnn.synapses import Dense, Grid, Transposed, sign_mode, with_weight
+from lavasnn.synapses import Borrowed, Dense, Grid, Transposed, sign_mode, with_weight
 
 HEADROOM = 1
 """Bits that states have left on the calibration samples, if it can be had."""
@@ -41,12 +43,14 @@ class Quantize:
         graph = state.graph
         if graph.integer:
             return replace(state, report={**state.report, "quantize": {"projections": _as_they_are(graph)}})
-        return _diffpc(state, graph.timing) if graph.timing is not None else quantize_stock(state)
+        if graph.timing is not None:
+            return _diffpc(state, graph.timing)
+        return quantize_pyramidal(state) if graph.pyramidal else quantize_stock(state)
 
 
 def _as_they_are(graph: Graph) -> dict[str, Any]:
     """The report on weights that came as integers: none changes."""
-    owned = {p.name: p.synapses for p in graph.projections if not isinstance(p.synapses, Transposed)}
+    owned = {p.name: p.synapses for p in graph.projections if not isinstance(p.synapses, Borrowed)}
     return {
         name: weight_report(s.weight * s.grid.unit, s.weight, s.grid.unit, s.grid)
         for name, s in owned.items()
@@ -81,7 +85,7 @@ def _diffpc(state: State, timing: Timing) -> State:
     lowest = {"s_A": timing.lowest("activity"), "s_e": timing.lowest("error")}
 
     def owner(p: Projection) -> str:
-        return p.synapses.of if isinstance(p.synapses, Transposed) else p.name
+        return p.synapses.of if isinstance(p.synapses, Borrowed) else p.name
 
     # Without any rounding: every sum shifts left, gamma's right shifts lose nothing, thresholds and inputs are whole.
     needed = [fraction[owner(p)] - spare[owner(p)] - lowest[p.carries] for p in graph.projections]
@@ -155,6 +159,8 @@ def real(graph: Graph) -> Graph:
             low = None if d.vth_lo is None else d.vth_lo * unit
             bias = np.asarray(d.bias, np.float64) * unit / 64
             populations.append(replace(p, dynamics=Lif((d.du + 1) / 4096, d.dv / 4096, d.vth * unit, bias, low)))
+        elif isinstance(d, PyramidalInt):
+            populations.append(replace(p, dynamics=real_neurons(graph, p)))
         elif isinstance(d, GradedInt):
             populations.append(replace(p, dynamics=Graded(d.vth * units[p.name], d.relu)))
         else:
@@ -162,10 +168,10 @@ def real(graph: Graph) -> Graph:
     projections: list[Projection] = []
     for p in graph.projections:
         s = p.synapses
-        if isinstance(s, Transposed):
-            projections.append(replace(p, synapses=Transposed(s.of)))
+        if isinstance(s, Borrowed):
+            projections.append(replace(p, synapses=Transposed(s.of) if isinstance(s, Transposed) else s))
         else:
             assert s.grid is not None
-            scale = s.grid.unit * (2.0**s.grid.exponent if p.into == "a" else 1.0)
+            scale = s.grid.unit * (2.0**s.grid.exponent if p.into in ("a", "basal") else 1.0)
             projections.append(replace(p, synapses=with_weight(s, s.weight * scale)))
     return replace(graph, populations=tuple(populations), projections=tuple(projections))

@@ -23,7 +23,7 @@ from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError, RangeError
 from lavasnn.ir import Graph, Population, Projection
-from lavasnn.synapses import GRID, Grid, Transposed, count, sign_mode, with_weight
+from lavasnn.synapses import GRID, Borrowed, Grid, count, sign_mode, with_weight
 
 Array = NDArray[Any]
 SMALLEST_UNIT = 2.0**-1000
@@ -128,7 +128,7 @@ def _best(
     tried: list[tuple[float, float, _Scaled]] = []
     refused: RangeError | None = None
     shares = CANDIDATES if largest != 1.0 else CANDIDATES[:1]
-    for unit in dict.fromkeys(_short(max(largest * share, least)) for share in shares):  # the least bounds several alike
+    for unit in dict.fromkeys(short(max(largest * share, least)) for share in shares):  # the least bounds several alike
         try:
             scaled = _scaled(graph, p, unit, units, exponents)
         except RangeError as error:
@@ -162,9 +162,14 @@ def _strength(graph: Graph, q: Projection, units: Mapping[str, float]) -> tuple[
     """Real weights, per message of one integer, and the smallest unit that holds them without an exponent."""
     s = graph.synapses(q)
     weight = s.weight * units.get(q.source, 1.0) if graph.graded(q.source) else s.weight
+    return weight, fitting_unit(weight)
+
+
+def fitting_unit(weight: Array) -> float:
+    """The smallest unit in which the grid holds all weights."""
     low, high, _ = GRID[sign_mode(weight)]
     top, bottom = float(weight.max(initial=0)), float(weight.min(initial=0))
-    return weight, max(top / high if high else 0.0, bottom / low if low else 0.0)
+    return max(top / high if high else 0.0, bottom / low if low else 0.0)
 
 
 def _unit(graph: Graph, p: Population, units: Mapping[str, float]) -> float:
@@ -177,10 +182,10 @@ def _unit(graph: Graph, p: Population, units: Mapping[str, float]) -> float:
     if whole and all(v == round(v) for v in numbers):
         return 1.0
     needed = [n for _, n in found if n > 0]
-    return _short(max(min(needed), max(needed) / 2**7)) if needed else 1.0
+    return short(max(min(needed), max(needed) / 2**7)) if needed else 1.0
 
 
-def _short(unit: float) -> float:
+def short(unit: float) -> float:
     """The next unit of 12 significant bits, so that float64 adds weights in this unit without rounding and, like the chip,
     tells v = vth from v > vth.
     """
@@ -207,7 +212,7 @@ def _scaled(graph: Graph, p: Population, unit: float, units: Mapping[str, float]
     registers = _registers(p.name, d, unit, graph.read == "voltage" and p.name == graph.output)
     for q in graph.arriving(p.name):
         s = graph.synapses(q)
-        assert not isinstance(q.synapses, Transposed)
+        assert not isinstance(q.synapses, Borrowed)
         weight, _ = _strength(graph, q, units)
         exponent, mode = exponents[q.name], sign_mode(weight)
         whole = on_grid(weight, unit * 2.0**exponent, mode)

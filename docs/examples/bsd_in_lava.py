@@ -60,5 +60,6 @@ if __name__ == "__main__":
             found = np.load(path)
             for k in range(len(STIMULI)):
                 print(
-                    f"{path.stem} sample {k}: basal {found['acc_b'][k]}, apical {found['acc_a'][k]}, spikes {found['cnt'][k]}"
+                    f"{path.stem} sample {k}: basal {found['acc_b'][k, -1]}, apical {found['acc_a'][k, -1]}, "
+                    f"spikes {found['cnt'][k, -1]}"
                 )

@@ -195,6 +195,7 @@ def open_network(path: Path) -> Loaded:
     if kind == "graph":
         return Loaded(kind, Graph.load(path))
     from lavasnn.export import to_graph
+    from lavasnn.export_bsd import bsd_graph
     from lavasnn.learning.backprop import deployed
     from lavasnn.learning.model import load_model
     from lavasnn.learning.spiking import SpikingNet
@@ -207,9 +208,7 @@ def open_network(path: Path) -> Loaded:
         graph = to_graph(net, model.encoding, model.config.spiking.steps, model.net.image)
         return Loaded(kind, graph, None, model.config.data.name)
     if isinstance(model.net, BSDNet):
-        raise InputError(
-            f"{path} is a network of pyramidal neurons, which is not mapped onto the chip yet; `train` alone knows it"
-        )
+        return Loaded(kind, bsd_graph(model.net, model.encoding, model.config.bsd.readout), None, model.config.data.name)
     training = training_summary([e.error_spikes for e in model.history], sum(model.net.sizes[1:]))
     graph = to_graph(model.net, model.encoding)
     return Loaded(kind, graph, None, model.config.data.name, training, model.config.training.iterations)

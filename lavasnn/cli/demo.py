@@ -25,7 +25,7 @@ from lavasnn.errors import NotEqual
 from lavasnn.ir import Graph
 from lavasnn.measure import traffic
 from lavasnn.results import RunResult
-from lavasnn.synapses import Transposed
+from lavasnn.synapses import Borrowed
 
 VERIFIED = 60
 """Samples of the proof, both phases."""
@@ -99,7 +99,7 @@ def _draw(path: Path, title: str, history: list[Any], both: RunResult, graph: Gr
     errors: dict[str, np.ndarray[Any, Any]] = {}
     real = lowered(graph)
     for name, report in program.report["quantize"]["projections"].items():
-        if not isinstance(real.projection(name).synapses, Transposed):
+        if not isinstance(real.projection(name).synapses, Borrowed):
             errors[name] = (real.weight(real.projection(name)) / report["unit"]) - program.graph.weight(
                 program.graph.projection(name)
             )

@@ -37,7 +37,7 @@ from lavasnn.data import Images
 from lavasnn.errors import InputError, LimitError
 from lavasnn.ir import Graph
 from lavasnn.recordings import Recording
-from lavasnn.synapses import Transposed
+from lavasnn.synapses import Borrowed
 
 CALIBRATION_SEED = 1
 """Of random calibration input; what is then run on random input is drawn with 0 unless told otherwise."""
@@ -90,7 +90,7 @@ def export_command(
     values: dict[str, Any] = {
         "output": output,
         "populations": {p.name: p.size for p in graph.populations},
-        "weights": sum(int(p.synapses.weight.size) for p in graph.projections if not isinstance(p.synapses, Transposed)),
+        "weights": sum(int(p.synapses.weight.size) for p in graph.projections if not isinstance(p.synapses, Borrowed)),
     }
     shape = "-".join(str(p.size) for p in graph.populations)
     show(as_json, values, lambda: click.echo(f"{output}: {shape}, {values['weights']:,} weights"))

@@ -18,7 +18,7 @@ from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.errors import InputError, RangeError
 from lavasnn.ir import Dynamics, Graph, Population, Projection, Through
-from lavasnn.synapses import GRID, Grid, Owned, Transposed, sign_mode, with_weight
+from lavasnn.synapses import GRID, Borrowed, Grid, Owned, sign_mode, with_weight
 
 SLIP = 1e-6
 """How near below a whole number counts as it: float32 parameters miss 10 by about this."""
@@ -84,7 +84,7 @@ def _registers(graph: Graph, p: Population, scale: float, problems: list[str]) -
 
 def _weights(q: Projection, scale: float, problems: list[str]) -> Owned:
     s = q.synapses
-    assert not isinstance(s, Transposed)
+    assert not isinstance(s, Borrowed)
     whole = cut(s.weight, scale)
     mode = sign_mode(whole)
     low, high, step = GRID[mode]

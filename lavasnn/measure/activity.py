@@ -9,6 +9,7 @@ import numpy as np
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.ir import Graph
 from lavasnn.results import RunResult
 
@@ -19,6 +20,10 @@ def thresholds(graph: Graph) -> dict[str, float]:
     for p in graph.populations:
         match p.dynamics:
             case Lif(vth=vth) | LifInt(vth=vth) | Graded(vth=vth) | GradedInt(vth=vth):
+                found[p.name] = vth
+            case Pyramidal(tau=tau, threshold=threshold):
+                found[p.name] = tau * threshold
+            case PyramidalInt(vth=vth):
                 found[p.name] = vth
             case DiffPC(timing=timing):
                 found[p.name] = float(timing.thresholds("activity").min())
@@ -55,6 +60,8 @@ def remarks(graph: Graph, result: RunResult) -> tuple[str, ...]:
     expected = [f"population {p.name!r}: all" for p in graph.populations[1:] if not graph.arriving(p.name)]
     if graph.timing is not None or graph.read == "voltage":
         expected.append(f"population {graph.output!r} never")
+    if graph.pyramidal and not len(result.labels):
+        expected += [f"population {name!r} never" for name in graph.heard_of("concept")]
     return tuple(line for line in quiet(result, thresholds(graph)) if not line.startswith(tuple(expected)))
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph, Population
 from lavasnn.results import RunResult
-from lavasnn.synapses import Conv, Dense, Owned, Sparse, Transposed, count, loud_fan_out
+from lavasnn.synapses import Borrowed, Conv, Dense, Owned, Sparse, count, loud_fan_out
 
 FLOAT32_BYTES = 4
 
@@ -100,7 +100,7 @@ def messages(result: RunResult, key: str, neurons: int) -> NDArray[np.int64]:
 
 
 def _owned(graph: Graph) -> list[Owned]:
-    return [p.synapses for p in graph.projections if not isinstance(p.synapses, Transposed)]
+    return [p.synapses for p in graph.projections if not isinstance(p.synapses, Borrowed)]
 
 
 def _weights(s: Owned) -> int:

@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lavasnn.dynamics import graded, lif
+from lavasnn.dynamics import graded, lif, pyramidal
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.lif import Lif, LifInt
+from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph, Projection
 from lavasnn.nn.diffpc import literal
+from lavasnn.pathways import driven, voltage_or_spikes
 from lavasnn.results import RunResult
 from lavasnn.synapses import Conv, Dense, Owned
 
@@ -37,7 +39,7 @@ def run(
     Args:
         graph: Stock neurons, or DiffPC layers in order, each projecting to the next (and errors back by transposed weights).
         pixels: Images, shape (sample, pixel), or given messages, shape (sample, step, neuron).
-        labels: Classes, shape (sample,); needed for the second phase.
+        labels: Classes, shape (sample,); needed for the second phase. Of pyramidal networks the concepts shown.
         settle: Run DiffPC's second phase too.
         record: Keep every message and state of every step.
         indices: Each sample's index in its data set; 0, 1, ... by default.
@@ -46,6 +48,8 @@ def run(
         InputError: A DiffPC graph that is no chain of layers.
         RangeError: A payload beyond signed 24 bits.
     """
+    if graph.pyramidal:
+        return _pyramidal(graph, pixels, labels, record)
     if graph.timing is None:
         return _stock(graph, pixels, labels, np.arange(len(pixels)) if indices is None else indices, record)
     forward = [p for p in graph.projections if p.into in ("a", "a_x")]
@@ -142,6 +146,49 @@ def _stock(
         outputs = voltages[-1].to(kind)
     messages = {f"{name}.s": (s != 0).sum(2).to(torch.int32).numpy() for name, s in raster.items()}
     return RunResult.of(graph, "torch", False, outputs.numpy(), labels, messages, traces=traces if record else {})
+
+
+def _pyramidal(graph: Graph, pixels: NDArray[np.uint8], labels: NDArray[np.int64] | None, record: bool) -> RunResult:
+    """Both pathways by a clock that all populations share: a spike arrives a step after it was sent, windows open in turn."""
+    kind, n = torch.int64 if graph.integer else torch.float64, len(pixels)
+    basal_at, apical_at = graph.offsets, graph.apical_offsets
+    wires = {
+        p.name: [(q, _shift(graph, q), _summing(graph.synapses(q))) for q in graph.arriving(p.name)] for p in graph.populations
+    }
+    shown = {name: torch.from_numpy(current) for name, current in driven(graph, pixels, labels).items()}
+    empty = {p.name: torch.zeros(n, p.size, dtype=kind) for p in graph.populations}
+    v, sent, acc_b, acc_a = dict(empty), dict(empty), dict(empty), dict(empty)
+    kept: dict[str, list[Tensor]] = {f"{p.name}.{key}": [] for p in graph.populations for key in ("s", "acc_b", "acc_a")}
+    for clock in range(graph.steps + max(*basal_at.values(), *apical_at.values())):
+        now = dict(empty)
+        for p in graph.populations:
+            d = p.dynamics
+            assert isinstance(d, Pyramidal | PyramidalInt)
+            sums = {"basal": empty[p.name] + _bias(d.bias, kind), "apical": empty[p.name] + _bias(d.bias_apical, kind)}
+            for q, shift, summing in wires[p.name]:
+                total = summing(sent[q.source].to(torch.float64)).to(kind)
+                sums[q.into] = sums[q.into] + (_shifted(total, shift) if shift else total)
+            if 0 <= clock - basal_at[p.name] < graph.steps:
+                basal = sums["basal"] + shown[p.name] if p.name in shown else sums["basal"]
+                s, v[p.name] = pyramidal.step(d, v[p.name], basal)
+                now[p.name] = s.to(kind)
+                acc_b[p.name] = acc_b[p.name] + basal
+                kept[f"{p.name}.s"].append(s.to(torch.int8))
+                kept[f"{p.name}.acc_b"].append(acc_b[p.name])
+            if 0 <= clock - apical_at[p.name] < graph.steps:
+                acc_a[p.name] = acc_a[p.name] + sums["apical"]
+                kept[f"{p.name}.acc_a"].append(acc_a[p.name])
+        sent = now
+    narrow = torch.int32 if graph.integer else torch.float64
+    traces = {key: torch.stack([t if key.endswith(".s") else t.to(narrow) for t in ts], 1).numpy() for key, ts in kept.items()}
+    traces |= {f"{p.name}.cnt": np.cumsum(traces[f"{p.name}.s"], axis=1, dtype=np.int32) for p in graph.populations}
+    outputs = voltage_or_spikes(graph, traces[f"{graph.output}.s"], traces[f"{graph.output}.acc_b"])
+    messages = {f"{p.name}.s": traces[f"{p.name}.s"].sum(axis=2, dtype=np.int32) for p in graph.populations}
+    return RunResult.of(graph, "torch", False, outputs, labels, messages, traces=traces if record else {})
+
+
+def _bias(bias: Any, kind: torch.dtype) -> Tensor:
+    return torch.from_numpy(np.atleast_1d(np.asarray(bias))).to(kind)
 
 
 def _delayed(sent: list[Tensor], t: int, latency: Any) -> Tensor | None:

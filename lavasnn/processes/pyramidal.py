@@ -30,10 +30,8 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from lavasnn.dynamics import pyramidal as dynamics
 from lavasnn.dynamics.fixedpoint import STATE_MAX
+from lavasnn.dynamics.pyramidal import INPUT_MAX
 from lavasnn.errors import InputError, RangeError
-
-INPUT_MAX = 2**15 - 1
-"""What a dendrite takes in a step: 16 bits, sign included."""
 
 
 class Pyramidal(AbstractProcess):
@@ -52,8 +50,8 @@ class Pyramidal(AbstractProcess):
         current: Constant basal current of each sample, shape (sample, neuron), for populations at an end of their pathway;
             shown again from the start when it is used up. None for all others.
         samples: Samples to record for `record`.
-        record: File (.npz) that receives acc_b, acc_a and cnt, shape (sample, neuron), and s, shape (sample, step, neuron),
-            once the windows of all samples are over; "" records nothing.
+        record: File (.npz) that receives s, cnt, acc_b and acc_a after each step of their windows, shape
+            (sample, step, neuron), once the windows of all samples are over; "" records nothing.
         name: Shown in errors.
 
     Raises:
@@ -126,8 +124,8 @@ class _Model(PyLoihiProcessModel):
         self.current, self.record = None if current is None else np.asarray(current).astype(self.dtype), proc_params["record"]
         self.sums = {which: np.zeros(size, self.dtype) for which in "ba"}
         self.v, self.spikes = np.zeros(size, self.dtype), np.zeros(size, np.int64)
-        self.kept = {f"acc_{which}": np.zeros((samples, size), self.dtype) for which in "ba"}
-        self.kept |= {"cnt": np.zeros((samples, size), np.int64), "s": np.zeros((samples, self.n_steps, size), np.int8)}
+        kinds = {"acc_b": self.sent, "acc_a": self.sent, "cnt": np.int32, "s": np.int8}
+        self.kept = {key: np.zeros((samples, self.n_steps, size), kind) for key, kind in kinds.items()}
 
     def run_spk(self) -> None:
         """One step: receive, add up, let the soma spike, send."""
@@ -145,9 +143,9 @@ class _Model(PyLoihiProcessModel):
             if which == "b":
                 s = self._soma(a if self.current is None else a + self.current[sample % len(self.current)], sample, t)
             else:
-                self.sums["a"] = self.sums["a"] + a
-            if t == self.n_steps - 1 and sample < len(self.kept["cnt"]):
-                self.kept[f"acc_{which}"][sample] = self.sums[which]
+                self.sums["a"] = self.sums["a"] + a + self.params.bias_apical
+            if sample < len(self.kept["cnt"]):
+                self.kept[f"acc_{which}"][sample, t] = self.sums[which]
         self.s_out.send(s.astype(self.sent))
         self.soma[:], self.cnt[:] = self.v, self.spikes
         self.acc_b[:], self.acc_a[:] = self.sums["b"], self.sums["a"]
@@ -161,13 +159,14 @@ class _Model(PyLoihiProcessModel):
         """Step t of a window; returns the spikes."""
         if t == 0:
             self.v, self.spikes = np.zeros_like(basal), np.zeros_like(self.spikes)
+        basal = basal + self.params.bias
         self._check(basal, sample, t)
         s, self.v = dynamics.step(self.params, self.v, basal)
         self.sums["b"] = self.sums["b"] + basal
         self.spikes = self.spikes + s
         if sample < len(self.kept["cnt"]):
             self.kept["s"][sample, t] = s
-            self.kept["cnt"][sample] = self.spikes
+            self.kept["cnt"][sample, t] = self.spikes
         return s
 
     def _check(self, basal: np.ndarray, sample: int, t: int) -> None:

@@ -123,11 +123,11 @@ def test_integers_of_both_pathways(tmp_path: Path, period: int, seed: int) -> No
                 i = place if kind == 0 else 4 - place
                 mine, other = found[kind][i], found[1 - kind][i]
                 assert mine["s"][k].tolist() == wanted["s"]
-                assert mine["cnt"][k].tolist() == np.sum(wanted["s"], 0).tolist()
-                assert mine["acc_b"][k].tolist() == wanted["acc"]
+                assert mine["cnt"][k, -1].tolist() == np.sum(wanted["s"], 0).tolist()
+                assert mine["acc_b"][k, -1].tolist() == wanted["acc"]
                 if place:  # the end of a pathway gets its current itself, and no one else does
-                    assert other["acc_a"][k].tolist() == wanted["acc"]
-                compared += mine["s"][k].size + 3 * mine["cnt"][k].size
+                    assert other["acc_a"][k, -1].tolist() == wanted["acc"]
+                compared += mine["s"][k].size + 3 * mine["cnt"][k, -1].size
     assert compared > 20_000
     assert all(p["s"].any() and not p["s"].all() for kind in found for p in kind)
 
@@ -149,7 +149,7 @@ def test_real_numbers_are_those_of_torch(tmp_path: Path) -> None:
     for kind, seen in enumerate((net.perceive(x, every=True), net.recall(torch.eye(4).double()[labels], every=True))):
         for i in range(4):
             assert np.array_equal(found[kind][i]["s"], seen.trains[i].transpose(0, 1).numpy())
-            np.testing.assert_allclose(found[kind][i]["acc_b"] / 4, seen.v[i].numpy(), rtol=0, atol=1e-12)
+            np.testing.assert_allclose(found[kind][i]["acc_b"][:, -1] / 4, seen.v[i].numpy(), rtol=0, atol=1e-12)
             if 0 < i < 3:
                 np.testing.assert_array_equal(found[1 - kind][i]["acc_a"], found[kind][i]["acc_b"])
 
@@ -192,3 +192,19 @@ def test_what_fits_no_window(tmp_path: Path, entries: dict[str, Any], message: s
     )
     with Job() as job, pytest.raises((InputError, LavaRunError), match=message):
         run_guarded("refused:task", job, 60, python_path=[tmp_path])
+
+
+@pytest.mark.parametrize(("whole", "readout"), [(True, "voltage"), (False, "spikes")])
+def test_compiled_networks_agree_everywhere(whole: bool, readout: Any) -> None:
+    """50 samples through both pathways: every spike, count and accumulator of exact, torch and Lava."""
+    net = BSDNet((16, 20, 12, 5), 4, 2.0, (0.2, 0.1), torch.Generator().manual_seed(2)).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(1.5).add_(0.03)
+    random = np.random.default_rng(3)
+    pixels, labels = random.integers(0, 17, (50, 16)).astype(np.uint8), random.integers(0, 5, 50)
+    graph = bsd_graph(net, Encoding("direct", 0, 16), readout)
+    graph = compile_graph(graph, pixels, labels).graph if whole else graph
+    proofs = prove(graph, Images("given", pixels, labels, 5, (4, 4), 16), 32, True)
+    assert [p.backends[1] for p in proofs] == ["torch", "lava"]
+    assert all(p.equal and p.compared > 70_000 and p.samples == 50 and len(p.populations) == 8 for p in proofs)

@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "lavasnn.cli.execute",
     "verify": "lavasnn.cli.verify",
     "bits": "lavasnn.cli.execute",
+    "recall": "lavasnn.cli.recall",
     "cost": "lavasnn.cli.cost",
     "doctor": "lavasnn.cli.doctor",
 }

@@ -15,9 +15,10 @@ from compile.program import Program
 from compile.target import LOIHI2
 from lavasnn import config as configs
 from lavasnn import data
-from lavasnn.cli.common import OUTPUT, SEEDS, counted, note, open_network, require_lava, show, table
+from lavasnn.cli.common import OUTPUT, SEEDS, Loaded, counted, note, open_network, require_lava, show, table
 from lavasnn.cli.deploy import build
 from lavasnn.cli.execute import bits_json, both_phases, execute
+from lavasnn.cli.recall import draw, recalled
 from lavasnn.cli.train import train_one
 from lavasnn.cli.verify import proof_json, prove
 from lavasnn.data import Images
@@ -29,7 +30,11 @@ from lavasnn.synapses import Borrowed
 
 VERIFIED = 60
 """Samples of the proof, both phases."""
-METHODS = {"diffpc": ("DiffPC", "local rules, no backpropagation"), "dlif": ("DLIF", "backpropagation through time")}
+METHODS = {
+    "diffpc": ("DiffPC", "local rules, no backpropagation"),
+    "bsd": ("BSD", "local rules, no backpropagation"),
+    "dlif": ("DLIF", "backpropagation through time"),
+}
 """Name and way of training of what the demo shows."""
 
 
@@ -69,6 +74,10 @@ def demo_command(method: str, out: Path, seed: int, as_json: bool, quiet: bool) 
     both = execute("exact", program.graph, test, settle, 512, False, True)
     figure = out / "demo.png"
     _draw(figure, title, trainer.progress.history, both, network.graph, program)
+    files = {"model": str(model), "program": str(out / "program.safetensors"), "figure": str(figure)}
+    if program.graph.pyramidal:
+        files["recall"] = str(out / "recall.png")
+        draw(out / "recall.png", recalled(Loaded("program", program.graph, program), test, "exact", None, True), test)
     bits = bits_json(both, network)
     accuracy = {"float": trainer.evaluate(test), "exact": both.accuracy, "lava_fixed": lava.accuracy}
     values: dict[str, Any] = {
@@ -84,7 +93,7 @@ def demo_command(method: str, out: Path, seed: int, as_json: bool, quiet: bool) 
             "total_with_address": bits["total_with_address"],
         },
         "fit": program.fit,
-        "files": {"model": str(model), "program": str(out / "program.safetensors"), "figure": str(figure)},
+        "files": files,
         "seconds": round(time.perf_counter() - started, 1),
     }
     show(as_json, values, lambda: _print(values, title, program, test))
@@ -147,6 +156,8 @@ def _print(values: dict[str, Any], title: str, program: Program, test: Images) -
         ],
     ]
     table(f"{title} on real digits", ["", "measured", ""], rows)
+    if "recall" in values["files"]:
+        click.echo(f"recall   {values['files']['recall']}")
     click.echo(f"picture  {values['files']['figure']}\nmodel    {values['files']['model']}")
     click.echo(f"program  {values['files']['program']}\n{values['seconds']} s in all")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,12 +151,12 @@ def _measure(
     row["accuracy_by_epoch"] = [
         round(e.train_accuracy if e.validation_accuracy is None else e.validation_accuracy, 5) for e in trainer.progress.history
     ]
-    if run.network.neuron == "pyramidal":
-        return row | _bsd_row(trainer, test)
-    if run.training.method not in ("diffpc", "bptt"):
+    if run.training.method not in ("diffpc", "bptt", "bsd"):
         return row
     network = open_network(path)
     program = build(network, train, 256, LOIHI2, path.name)
+    if run.network.neuron == "pyramidal":
+        return row | _bsd_row(trainer, program, test)
     if run.network.spiking:
         return row | _spiking_row(trainer, program, test)
     both = exact.run(program.graph, test.pixels, test.labels, settle=True)
@@ -207,8 +208,8 @@ def _spiking_row(trainer: Trainer, program: Program, test: Images) -> dict[str, 
     return row | {"test_float_without_pairs": without, "syn_ops_of_pairs_per_sample": sum(own) / result.samples}
 
 
-def _bsd_row(trainer: Trainer, test: Images) -> dict[str, Any]:
-    """Both readouts, and by layer how alike the two pathways are on the test images, with their rates beside it."""
+def _bsd_row(trainer: Trainer, program: Program, test: Images) -> dict[str, Any]:
+    """Both readouts, real and in integers; what a sample costs; by layer how alike the pathways are on the test images."""
     from lavasnn.learning.bsd import likeness
     from lavasnn.learning.trainer import predict
     from lavasnn.nn.bsd import BSDNet
@@ -218,5 +219,18 @@ def _bsd_row(trainer: Trainer, test: Images) -> dict[str, Any]:
         for readout in ("voltage", "spikes")
     }
     assert isinstance(trainer.net, BSDNet)
-    found = {f"test_by_{name}": float(np.mean(answer == test.labels)) for name, answer in answers.items()}
+    found: dict[str, Any] = {f"test_by_{name}": float(np.mean(answer == test.labels)) for name, answer in answers.items()}
+    both = exact.run(program.graph, test.pixels, test.labels, measure=True)
+    counts, sent = count(program, both), traffic.summary(both)
+    by_spikes = exact.run(replace(program.graph, read="messages"), test.pixels, measure=True)
+    found |= {
+        "test_int8": both.accuracy,
+        "test_int8_by_spikes": float(np.mean(by_spikes.predictions == test.labels)),
+        "syn_ops_per_sample": counts.total("syn_ops") / counts.samples,
+        "bits_total_test": sent["total"],
+        "bits_total_with_address_test": sent["total_with_address"],
+        "parameters": sum(w.numel() for w in trainer.net.parameters()),
+        "cores": program.cores,
+        "latency_steps": counts.latency_steps,
+    }
     return found | {"likeness": likeness(trainer.net, test.pixels / test.levels, test.labels)}

@@ -50,6 +50,30 @@ def overview(
         figure.savefig(temporary, dpi=110)
 
 
+def pictures(path: Path, title: str, rows: Mapping[str, NDArray[Any]], shape: Sequence[int]) -> None:
+    """Rows of small images, each scaled to its own range.
+
+    Args:
+        path: Where.
+        title: Above all.
+        rows: By name, shape (picture, feature).
+        shape: Of the features: rows and columns, or channels (1 or 3), rows and columns.
+    """
+    columns = max(len(values) for values in rows.values())
+    figure = Figure(figsize=(1.0 * columns + 0.6, 1.1 * len(rows) + 0.5), layout="constrained")
+    for line, (name, values) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items(), strict=True):
+        for axes, value in zip(line, values, strict=False):
+            image = np.asarray(value, np.float64).reshape(shape)
+            image = (image - image.min()) / max(float(np.ptp(image)), 1e-12)
+            axes.imshow(image.transpose(1, 2, 0) if image.ndim == 3 else image, cmap="gray", interpolation="nearest")
+        for axes in line:
+            axes.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name)
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
 def over_depth(path: Path, results: Mapping[str, Sequence[Mapping[str, Sequence[float]]]]) -> None:
     """How far differences between two inputs reach: means over seeds behind each layer, and what sampling alone gives.
 

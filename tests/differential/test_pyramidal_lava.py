@@ -12,7 +12,12 @@ import pytest
 import torch
 
 from compile.backends.guard import Job, run_guarded
+from compile.pipeline import compile_graph
+from lavasnn.cli.verify import prove
+from lavasnn.data import Images
+from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, LavaRunError
+from lavasnn.export_bsd import bsd_graph
 from lavasnn.nn.bsd import BSDNet
 
 pytestmark = pytest.mark.lava
@@ -205,6 +210,6 @@ def test_compiled_networks_agree_everywhere(whole: bool, readout: Any) -> None:
     pixels, labels = random.integers(0, 17, (50, 16)).astype(np.uint8), random.integers(0, 5, 50)
     graph = bsd_graph(net, Encoding("direct", 0, 16), readout)
     graph = compile_graph(graph, pixels, labels).graph if whole else graph
-    proofs = prove(graph, Images("given", pixels, labels, 5, (4, 4), 16), 32, True)
+    proofs = prove(graph, Images("given", "test", pixels, labels, (4, 4), 16, 5), 32, True)
     assert [p.backends[1] for p in proofs] == ["torch", "lava"]
     assert all(p.equal and p.compared > 70_000 and p.samples == 50 and len(p.populations) == 8 for p in proofs)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from lavasnn.architecture import layers
+from lavasnn.architecture import Convolution, layers
 from lavasnn.data.samples import SETS
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import ConfigError, InputError
@@ -67,6 +67,11 @@ class RunConfig(Section):
     def label(self) -> str:
         """What tells its files and results from those of its baselines: the neuron if it spikes, else the method."""
         return self.network.neuron if self.network.spiking else self.training.method
+
+    @property
+    def normed(self) -> bool:
+        """Whether its hidden layers have batch norm."""
+        return self.spiking.norm if self.network.spiking else self.bsd.norm
 
     def with_training(self, **changes: Any) -> RunConfig:
         """The same run with other training entries.
@@ -130,17 +135,22 @@ def _misplaced(config: RunConfig) -> list[str]:
             allowed = ", ".join(repr(b) for b in BASELINES[neuron]) or "none"
             found.append(f"baselines has {name!r}, with neuron {neuron!r} allowed is {allowed}")
     events, name = SETS[config.data.name].events, config.data.name
+    if t.randaugment and (events or SETS[name].levels != 255):
+        found.append(f"training.randaugment is {t.randaugment}, with data {name!r} allowed is 0; it is for images of 8 bits")
     try:
         for place, layer in enumerate(layers(SETS[name].shape, config.network.hidden, SETS[name].classes), start=1):
             if max(layer.weights, layer.size) > MOST_WEIGHTS:
                 sizes = f"{layer.weights:,} weights and {layer.size:,} neurons"
                 found.append(f"network: layer {place} has {sizes}, allowed are up to {MOST_WEIGHTS:,} of each")
+            if neuron == "pyramidal" and isinstance(layer, Convolution) and layer.kernel % 2 == 0:
+                entry = f"network.hidden[{place - 1}] has a kernel of {layer.kernel}"
+                found.append(f"{entry}; with neuron 'pyramidal' allowed are odd ones, which have a centre")
     except InputError as error:
         found.append(str(error))
     if not config.network.spiking:
         if events:
             found.append(f"data.name is {name!r}, events; neuron {neuron!r} takes images")
-        if config.network.hidden != config.network.sizes:
+        if neuron != "pyramidal" and config.network.hidden != config.network.sizes:
             found.append(f"network.hidden has convolutions, which neuron {neuron!r} does not have")
         if config.sweep.spiking:
             found.append(f"there is a section sweep, which neuron {neuron!r} does not have")

@@ -2,39 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lavasnn.architecture import Convolution
+from lavasnn.dynamics.pyramidal import Pyramidal
 from lavasnn.encode import Encoding
 from lavasnn.export import array
 from lavasnn.ir import Graph, Population, Projection
 from lavasnn.nn.bsd import BSDNet
-from lavasnn.synapses import Dense, Shared
+from lavasnn.nn.bsd_layers import Folded
+from lavasnn.synapses import Conv, Dense, Owned, Shared, as_sparse, sparse_from
 
 
 def bsd_graph(net: BSDNet, encoding: Encoding, readout: Literal["voltage", "spikes"] = "voltage") -> Graph:
     """Graph of a network: "type1-1" to "type1-L" perceive, "type2-L" down to "type2-1" recall.
 
     W[i] leads to the basal dendrites of Type 1 and the apical ones of Type 2 in the layer above, Theta[i] the other way round.
+    Batch norm is folded into weights and biases, which arrive at both dendrites.
 
     Args:
         net: Trained or not.
         encoding: Of kind "direct": a pixel is a constant current.
         readout: By voltage, or by spikes with ties broken by voltage.
     """
-    last = len(net.sizes)
-    up, down = ([f"type{kind}-{i}" for i in range(1, last + 1)] for kind in (1, 2))
-    populations = [Population(name, size, net.type1) for name, size in zip(up, net.sizes, strict=True)]
-    populations[0] = replace(populations[0], dynamics=replace(net.type1, drive="stimulus"))
-    recalling = [Population(name, size, net.type2) for name, size in zip(down, net.sizes, strict=True)]
-    recalling[-1] = replace(recalling[-1], dynamics=replace(net.type2, drive="concept"))
+    up, down = net.folded()
+    # Of layer i: what arrives from below, and from above.
+    below = [0.0, *(_bias(folded) for folded in up)]
+    above = [*(_bias(folded) for folded in down), 0.0]
+    neurons = _pathway(net.first1, net.type1, below, above, "stimulus")
+    recalling = _pathway(net.first2, net.type2, above[::-1], below[::-1], "concept")[::-1]
+    first, second = ([f"type{kind}-{i}" for i in range(1, len(net.sizes) + 1)] for kind in (1, 2))
+    populations = [Population(*parts) for parts in zip(first, net.sizes, neurons, strict=True)]
+    populations += [Population(*parts) for parts in zip(second, net.sizes, recalling, strict=True)][::-1]
     projections: list[Projection] = []
-    for i, (w, theta) in enumerate(zip(net.W, net.Theta, strict=True)):
-        for name, weight, source, basal, apical in (
-            (f"w{i + 1}", w, up[i], up[i + 1], down[i + 1]),
-            (f"theta{i + 1}", theta, down[i + 1], down[i], up[i]),
+    for i, pair in enumerate(zip(up, down, strict=True)):
+        low, high = (first[i], second[i]), (first[i + 1], second[i + 1])
+        for name, folded, source, (basal, apical) in (
+            (f"w{i + 1}", pair[0], low[0], high),
+            (f"theta{i + 1}", pair[1], high[1], low[::-1]),
         ):
-            projections.append(Projection(name, source, basal, Dense(array(weight)), "s", "basal"))
+            projections.append(Projection(name, source, basal, _synapses(folded), "s", "basal"))
             projections.append(Projection(f"{name}-apical", source, apical, Shared(name), "s", "apical"))
     read: Literal["voltage", "messages"] = "voltage" if readout == "voltage" else "messages"
-    return Graph((*populations, *recalling[::-1]), tuple(projections), encoding, up[-1], net.steps, read)
+    return Graph(tuple(populations), tuple(projections), encoding, first[-1], net.steps, read)
+
+
+def _pathway(
+    entry: Pyramidal, others: Pyramidal, basal: Sequence[Any], apical: Sequence[Any], drive: Literal["stimulus", "concept"]
+) -> list[Pyramidal]:
+    """Neurons of a pathway's populations from where its current enters."""
+    found = [replace(others, bias=b, bias_apical=a) for b, a in zip(basal, apical, strict=True)]
+    return [replace(entry, drive=drive, bias_apical=apical[0]), *found[1:]]
+
+
+def _bias(folded: Folded) -> Any:
+    """Of each neuron, or 0 if there is none."""
+    bias = np.repeat(array(folded.bias), folded.link.positions)
+    return bias if bias.any() else 0.0
+
+
+def _synapses(folded: Folded) -> Owned:
+    """A convolution downwards sees each neuron above as often as upsampling repeats it; what falls together adds up."""
+    layer, weight = folded.link.layer, array(folded.weight)
+    if not isinstance(layer, Convolution):
+        return Dense(weight)
+    padding = (layer.padding, layer.padding)
+    if not folded.link.down:
+        return Conv(weight, layer.image, (layer.stride, layer.stride), padding)
+    from scipy.sparse import csr_matrix
+
+    wide = as_sparse(Conv(weight, (layer.channels, *layer.image[1:]), padding=padding))
+    return sparse_from(csr_matrix((wide.weight, _parents(layer)[wide.pre], wide.start), (layer.inputs, layer.size)))
+
+
+def _parents(layer: Convolution) -> NDArray[np.int32]:
+    """The neuron above whose spikes each pixel of the upsampled image repeats, shape (channel * row * column,)."""
+    channels, rows, columns = layer.image_out
+    c, y, x = np.indices((channels, *layer.image[1:]))
+    return ((c * rows + y // layer.stride) * columns + x // layer.stride).reshape(-1).astype(np.int32)

@@ -126,6 +126,9 @@ class BSDSection(Section):
         tau: Time constant of all somata in steps.
         threshold: Of Type 1 neurons, which perceive.
         threshold_recall: Of Type 2 neurons, which recall.
+        threshold_entry: Of the neurons that a current from 0 to 1 drives: of Type 1 by the stimulus, of Type 2 by the concept;
+            None takes the threshold of their type.
+        norm: Whether hidden layers of both types have batch norm behind their synapses.
         loss: Of all layers but the top one.
         penalty: ReCo: lambda, the weight of pairs that do not belong together.
         temperature: InfoNCE: what similarities are divided by.
@@ -138,6 +141,8 @@ class BSDSection(Section):
     tau: float = Field(default=2.0, ge=1, le=1000)
     threshold: float = Field(default=0.2, gt=0, le=1000)
     threshold_recall: float = Field(default=0.1, gt=0, le=1000)
+    threshold_entry: float | None = Field(default=None, gt=0, le=1000)
+    norm: bool = False
     loss: Literal["reco", "infonce", "mse"] = "reco"
     penalty: float = Field(default=0.6, ge=0, le=1000)
     temperature: float = Field(default=0.1, gt=0, le=1000)
@@ -155,6 +160,7 @@ class TrainingSection(Section):
         dropout: Fraction of neurons dropped in each hidden layer; input_dropout the same for the input.
         shift: Each image moves by up to this many pixels in both directions.
         flip: Mirror half of the images left to right.
+        randaugment: Magnitude of torchvision's RandAugment, two random changes of each image, before shift and flip; 0: none.
         schedule: The learning rate falls to 0 along a cosine, or stays.
         clip_norm: Largest norm of the whole gradient; 0 means no clipping.
         iterations: Relaxation steps of float predictive coding, and relaxation_rate their size.
@@ -174,6 +180,7 @@ class TrainingSection(Section):
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
     shift: int = Field(default=0, ge=0, le=8)
     flip: bool = False
+    randaugment: int = Field(default=0, ge=0, le=30)
     iterations: int = Field(default=15, ge=1, le=1000)
     relaxation_rate: float = Field(default=0.1, gt=0, le=1)
 

@@ -15,16 +15,16 @@ included, though their u is the positive one itself: m_kc = n_c - [c = y(k)]. "o
     dL'/du_c = sum_k G_kc (v_k/|v_k| - C_kc u_c/|u_c|) / |u_c|
 
 and the weights' follow from the synapses' own inputs: dW = (dL/dv)^T r of the layer below, dTheta = (dL'/du)^T r' of the layer
-above. Nothing is differentiated through a spike or a layer. The top layer's Type 1 learns by cross-entropy, with the target it
-hears from the concept itself. Losses are sums over the batch.
+above. Cosines are those of whole layers, images flattened. A convolution adds the products up over its places. Batch norm
+multiplies dL/dv by its factor first; its mean and variance count as given numbers, for their own gradient would join the
+samples. Nothing is differentiated through a spike or a layer. The top layer's Type 1 learns by cross-entropy, with the target
+it hears from the concept itself. Losses are sums over the batch.
 
 Source: Biologically Plausible Learning via Bidirectional Spike-Based Distillation (ICLR 2026), equations 6 to 9, 13 to 22,
 algorithm 1.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from torch.nn import functional
 
 from lavasnn.learning.rules import Batch, Seen
 from lavasnn.nn.bsd import BSDNet
+from lavasnn.nn.bsd_layers import Link
 from lavasnn.sections import BSDSection
 
 TINY = 1e-12
@@ -43,20 +44,25 @@ TINY = 1e-12
 @torch.no_grad()
 def bsd(net: BSDNet, batch: Batch, section: BSDSection) -> Seen:
     """Algorithm 1 for one batch of labelled samples: fills in the gradients of W and Theta."""
+    net.train()
     labels = batch.target.argmax(1)
     up, down = net.perceive(batch.x), net.recall(torch.eye(net.sizes[-1], dtype=batch.x.dtype, device=batch.x.device))
     last = len(net.W) - 1
     for i in range(last + 1):
         dv, du = local_gradients(up.v[i], down.v[i], labels, section)
         if i:
-            _set(net.W[i - 1], dv.T @ up.r[i - 1])
-        _set(net.Theta[i], du.T @ down.r[i + 1])
-    _set(net.W[last], (torch.softmax(up.v[-1], 1) - batch.target).T @ up.r[last])
+            net.W[i - 1].grad = net.up[i - 1].gradient(_through(net.up[i - 1], dv, up.gain[i]), up.r[i - 1])
+        net.Theta[i].grad = net.down[i].gradient(_through(net.down[i], du, down.gain[i]), down.r[i + 1])
+    net.W[last].grad = net.up[last].gradient(torch.softmax(up.v[-1], 1) - batch.target, up.r[last])
     return Seen(up.v[-1], [], [])
 
 
-def _set(weight: Any, gradient: Tensor) -> None:
-    weight.grad = gradient
+def _through(link: Link, d: Tensor, gain: Tensor | None) -> Tensor:
+    """The gradient by the sum of a neuron's synapses, from that by its voltage: each channel's factor, and no mean."""
+    if gain is None:
+        return d
+    by_channel = (d * gain).view(len(d), link.channels, link.positions)
+    return (by_channel - by_channel.mean((0, 2), keepdim=True)).flatten(1)
 
 
 def local_gradients(v: Tensor, u: Tensor, labels: Tensor, section: BSDSection) -> tuple[Tensor, Tensor]:
@@ -129,16 +135,16 @@ def likeness(net: BSDNet, x: NDArray[np.float64], labels: NDArray[np.int64]) -> 
         For each layer `hamming`, the share of (sample, step, neuron) in which both send the same, the `cosine` of their
         voltages, and mean rates, `rate` and `rate_recall`: two silent populations agree everywhere.
     """
-    concept = torch.eye(net.sizes[-1])[torch.from_numpy(labels)]
-    up, down = net.perceive(torch.from_numpy(x).to(torch.float32), every=True), net.recall(concept, every=True)
-    found: list[dict[str, float]] = []
-    for s, z, v, u in zip(up.trains, down.trains, up.v, down.v, strict=True):
-        found.append(
-            {
-                "hamming": float((s == z).to(torch.float64).mean()),
-                "cosine": float(functional.cosine_similarity(v, u).mean()),
-                "rate": float(s.mean()),
-                "rate_recall": float(z.mean()),
-            }
-        )
-    return found
+    net.eval()
+    sums: list[dict[str, float]] = [dict.fromkeys(("hamming", "cosine", "rate", "rate_recall"), 0.0) for _ in net.sizes]
+    at_once = net.rows()
+    for start in range(0, len(x), at_once):
+        some = slice(start, start + at_once)
+        concept = torch.eye(net.sizes[-1])[torch.from_numpy(labels[some])]
+        up, down = net.perceive(torch.from_numpy(x[some]).to(torch.float32), every=True), net.recall(concept, every=True)
+        for row, s, z, v, u in zip(sums, up.trains, down.trains, up.v, down.v, strict=True):
+            row["hamming"] += len(v) * float((s == z).to(torch.float64).mean())
+            row["cosine"] += float(functional.cosine_similarity(v, u).sum())
+            row["rate"] += len(v) * float(s.mean())
+            row["rate_recall"] += len(v) * float(z.mean())
+    return [{name: value / len(x) for name, value in row.items()} for row in sums]

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lavasnn.architecture import Layer, layers
 from lavasnn.config import OWN, RunConfig, parse
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
@@ -26,9 +27,10 @@ from lavasnn.sections import BSDSection
 Net = DiffPCNet | SpikingNet | BSDNet
 
 
-def bsd_net(section: BSDSection, sizes: Sequence[int], generator: torch.Generator | None = None) -> BSDNet:
+def bsd_net(section: BSDSection, plan: Sequence[Layer], generator: torch.Generator | None = None) -> BSDNet:
     """An untrained network of pyramidal neurons."""
-    return BSDNet(sizes, section.steps, section.tau, (section.threshold, section.threshold_recall), generator)
+    thresholds, entry = (section.threshold, section.threshold_recall), section.threshold_entry
+    return BSDNet(plan, section.steps, section.tau, thresholds, generator, entry=entry, norm=section.norm)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ def arrays(net: Net) -> dict[str, NDArray[Any]]:
 
     DiffPC: weights and biases by layer, "1.weight" (post, pre) and "1.bias" (post,) onwards. Spiking: the state dict, where
     synapses are modules 0, 2, 4, ... (with batch norm and convolutions see `lavasnn.learning.spiking.build`): "0.weight"
-    (post, pre), with pairs "0.k" (post, pair) and "0.pairs" (pair, 2). BSD: "W.0" and "Theta.0" (post, pre) onwards.
+    (post, pre), with pairs "0.k" (post, pair) and "0.pairs" (pair, 2). BSD: "W.0" and "Theta.0" (post, pre) onwards,
+    of convolutions (post, pre, row, column), and of batch norm "norm_up.0.mean" and "norm_up.0.var" (channel,) onwards, with
+    "norm_down" the same.
     """
     return {name: value.detach().cpu().numpy() for name, value in _tensors(net).items()}
 
@@ -96,12 +100,18 @@ def sizes(net: Net) -> list[int]:
 
 
 _NEVER = {"timing", "choose", "sweep"}
+_LATER = {"training": {"randaugment": 0}, "bsd": {"threshold_entry": None, "norm": False}}
+"""Entries that files of earlier versions lack, with the values that mean what those did: they are left out."""
 
 
 def dump(config: RunConfig) -> dict[str, Any]:
     """What a run does as JSON values; how its settings were chosen and what its neurons do not have is left out."""
     own = OWN[config.network.neuron]
     entries = json.loads(json.dumps(config.model_dump(exclude=_NEVER | ({"spiking", "bsd"} - {own}))))
+    for section, names in _LATER.items():
+        for name, value in names.items():
+            if section in entries and entries[section][name] == value:
+                del entries[section][name]
     if own != "timing":
         return entries
     del entries["network"]["neuron"]
@@ -120,7 +130,7 @@ def save_model(
         "seed": seed,
         "data": data,
     }
-    if isinstance(net, SpikingNet):
+    if not isinstance(net, DiffPCNet):
         header["shape"] = list(net.shape)
     write_tensors(path, "model", header, arrays(net))
 
@@ -146,15 +156,16 @@ def load_model(path: Path) -> Model:
     _, header, tensors = read_tensors(path, "model")
     config = parse(header["config"], str(path))
     net: Net
-    if config.network.spiking:
+    if config.network.neuron != "diffpc":
         ends = header["sizes"]
         shape = header.get("shape", ends[:1] if isinstance(ends, list) else None)
         if not all(isinstance(part, list) and part and all(type(n) is int and n > 0 for n in part) for part in (ends, shape)):
             raise InputError(f"{path}: sizes are {ends!r} and shape {shape!r}, needed are lists of positive integers")
-        plan = planned(config, shape, ends[-1])
-        net = build(config.spiking, shape, plan, stored_pairs(config.spiking, plan, tensors))
-    elif config.network.neuron == "pyramidal":
-        net = bsd_net(config.bsd, header["sizes"])
+        if config.network.spiking:
+            plan = planned(config, shape, ends[-1])
+            net = build(config.spiking, shape, plan, stored_pairs(config.spiking, plan, tensors))
+        else:
+            net = bsd_net(config.bsd, layers(shape, config.network.hidden, ends[-1]))
     else:
         net = DiffPCNet(header["sizes"], config.timing)
     load_arrays(net, tensors)

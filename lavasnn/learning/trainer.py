@@ -20,11 +20,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lavasnn.architecture import layers
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import read_tensors, write_tensors
+from lavasnn.learning.augment import augmented, check_randaugment, randaugmented
 from lavasnn.learning.backprop import bptt, drawn, presented
 from lavasnn.learning.bsd import bsd
 from lavasnn.learning.model import EpochReport, Net, arrays, bsd_net, dump, load_arrays, load_model, save_model
@@ -83,17 +85,19 @@ class Trainer:
         generator = torch.Generator().manual_seed(seed)
         self.encoding = encoding(config, train.levels, seed)
         self.net: Net
+        if config.normed and len(train) % config.training.batch == 1:
+            raise InputError(
+                f"training.batch is {config.training.batch}, which leaves 1 of {len(train):,} samples for the last batch; "
+                "batch norm needs more"
+            )
+        if config.training.randaugment:
+            check_randaugment()
         if config.network.spiking:
-            if config.spiking.norm and len(train) % config.training.batch == 1:
-                raise InputError(
-                    f"training.batch is {config.training.batch}, which leaves 1 of {len(train):,} samples for the last batch; "
-                    "batch norm needs more"
-                )
             pairs = choose_pairs(config, train, self.encoding, seed)
             plan = planned(config, train.shape, train.classes)
             self.net = build(config.spiking, train.shape, plan, pairs, generator).to(self.device)
         elif config.network.neuron == "pyramidal":
-            self.net = bsd_net(config.bsd, (train.features, *config.network.sizes, train.classes), generator).to(self.device)
+            self.net = bsd_net(config.bsd, layers(train.shape, config.network.hidden, train.classes), generator).to(self.device)
         else:
             sizes = (train.features, *config.network.sizes, train.classes)
             self.net = DiffPCNet(sizes, config.timing, generator).to(self.device)
@@ -194,6 +198,8 @@ class Trainer:
         t = self.config.training
         generator = torch.Generator(self.device).manual_seed(_mixed(self.seed, epoch, batch + 1))
         pixels = self.pixels[index]
+        if t.randaugment:
+            pixels = randaugmented(pixels, self.shape, t.randaugment, generator)
         if t.shift or t.flip:
             pixels = augmented(pixels, self.shape, t.shift, t.flip, generator)
         if self.config.network.spiking:
@@ -340,38 +346,16 @@ def shown_values(pixels: Tensor, code: Encoding) -> Tensor:
     return x / code.levels if code.kind == "direct" else x * 2.0**code.scale_exponent
 
 
-def augmented(pixels: Tensor, shape: tuple[int, ...], shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Samples moved by up to `shift` pixels (zeros come in), some mirrored, with all their channels and steps alike.
-
-    Args:
-        pixels: Shape (sample, ..., feature).
-        shape: Of the features; its last two entries are rows and columns.
-        shift: Pixels.
-        flip: Whether half of them are mirrored left to right.
-        generator: Of the draws.
-    """
-    n, device = len(pixels), pixels.device
-    height, width = shape[-2:]
-    images = pixels.view(n, -1, height, width)
-    if flip:
-        mirror = torch.rand(n, 1, 1, generator=generator, device=device) < 0.5
-        images = torch.where(mirror[:, None], images.flip(3), images)
-    padded = torch.nn.functional.pad(images, (shift,) * 4).flatten(2)
-    wide = width + 2 * shift
-    dy, dx = torch.randint(0, 2 * shift + 1, (2, n, 1), generator=generator, device=device)
-    base = torch.arange(height, device=device)[:, None] * wide + torch.arange(width, device=device)
-    index = (base.reshape(1, -1) + dy * wide + dx)[:, None].expand(-1, images.shape[1], -1)
-    return padded.gather(2, index).view(pixels.shape)
-
-
 @torch.no_grad()
 def predict(net: Net, images: Images, code: Encoding, config: RunConfig) -> NDArray[np.int64]:
     """Predicted classes, the first of equals, shape (sample,): what the trained method itself computes, in float32."""
     device = next(net.parameters()).device
     answers: list[NDArray[np.int64]] = []
     samples = 1000
+    net.eval()
+    if isinstance(net, BSDNet):
+        samples = net.rows()
     if isinstance(net, SpikingNet):
-        net.eval()
         plan = planned(config, images.shape, images.classes)
         widest = max(layer.held(pairs) for layer, pairs in zip(plan, pair_numbers(config, plan), strict=True))
         samples = max(1, min(16_000, EVALUATED // widest) // config.spiking.steps)

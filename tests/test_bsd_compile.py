@@ -15,6 +15,7 @@ from compile.backends import exact
 from compile.passes.quantize import real
 from compile.pipeline import compile_graph
 from compile.verify import compare
+from lavasnn.architecture import layers
 from lavasnn.dynamics.lif import Lif
 from lavasnn.dynamics.pyramidal import INPUT_MAX, PyramidalInt
 from lavasnn.encode import Encoding
@@ -23,7 +24,7 @@ from lavasnn.export_bsd import bsd_graph
 from lavasnn.ir import Graph, Population, Projection
 from lavasnn.nn.bsd import BSDNet
 from lavasnn.nn.run import run as torch_run
-from lavasnn.synapses import Dense, Shared
+from lavasnn.synapses import Dense, Shared, Sparse
 
 SIZES, STEPS, N = (12, 9, 7, 4), 5, 40
 
@@ -144,6 +145,56 @@ def test_spikes_answer_with_ties_broken_by_voltage() -> None:
     assert found.predictions.tolist() == wanted
     tied = [(np.sort(count[k])[-1] == np.sort(count[k])[-2]) for k in range(N)]
     assert any(tied) and not all(tied)
+
+
+def convolutional(norm: bool = True) -> BSDNet:
+    """Strides over odd and even images, both directions, batch norm with statistics of its own."""
+    plan = layers((2, 7, 6), ("3c3s2", "4c3", 9), 4)
+    drawn = torch.Generator().manual_seed(2)
+    net = BSDNet(plan, STEPS, 2.0, (0.3, 0.25), drawn, entry=0.2, norm=norm).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(0.05)
+        for name, buffer in net.named_buffers():
+            buffer.uniform_(0.1, 0.5, generator=drawn) if name.endswith("var") else buffer.uniform_(0.0, 0.4, generator=drawn)
+    return net.eval()
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_graphs_of_convolutions_are_the_torch_network(norm: bool) -> None:
+    net, (pixels, labels) = convolutional(norm), samples(4, features=84)
+    up = net.perceive(torch.from_numpy(pixels / 16.0), every=True)
+    down = net.recall(torch.eye(4, dtype=torch.float64)[torch.from_numpy(labels)], every=True)
+    found = exact.run(graph_of(net), pixels, labels, record=True).traces
+    for kind, seen, other in ((1, up, 2), (2, down, 1)):
+        for i in range(5):
+            name, driven = f"type{kind}-{i + 1}", i == (0 if kind == 1 else 4)
+            np.testing.assert_array_equal(found[f"{name}.s"], seen.trains[i].transpose(0, 1).numpy())
+            np.testing.assert_allclose(found[f"{name}.acc_b"][:, -1] / STEPS, seen.v[i].numpy(), rtol=0, atol=1e-12)
+            if not driven:
+                np.testing.assert_array_equal(found[f"type{other}-{i + 1}.acc_a"], found[f"{name}.acc_b"])
+            assert seen.trains[i].any() and not seen.trains[i].all()
+
+
+def test_feedback_looks_at_each_neuron_above_once() -> None:
+    """A kernel of 3 over an image upsampled twofold sees 2 by 2 neurons above; what falls together is one synapse."""
+    theta = graph_of(convolutional()).projection("theta1").synapses
+    assert isinstance(theta, Sparse)
+    rows = np.diff(theta.start).reshape(2, 7, 6)
+    assert (rows[0, 0, 0], rows.max()) == (3 * 1, 3 * 4)  # at a corner just one neuron above, of three channels each
+    pairs = set(zip(theta.pre.tolist(), np.repeat(np.arange(84), np.diff(theta.start)).tolist(), strict=True))
+    assert len(pairs) == len(theta.pre)
+
+
+def test_convolutions_in_integers_follow_and_agree() -> None:
+    net, (pixels, labels) = convolutional(), samples(6, features=84)
+    graph = compile_graph(graph_of(net), pixels, labels).graph
+    mine = exact.run(graph, pixels, labels, record=True)
+    assert compare(graph, mine, torch_run(graph, pixels, labels, record=True)).equal
+    true = exact.run(graph_of(net), pixels, labels, record=True).traces
+    for kind, places in ((1, range(1, 6)), (2, range(5, 0, -1))):
+        for i in places:
+            assert np.mean(mine.traces[f"type{kind}-{i}.s"] == true[f"type{kind}-{i}.s"]) > 0.97
 
 
 def test_stimulus_and_thresholds_keep_their_meaning() -> None:

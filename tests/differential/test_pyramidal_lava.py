@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from compile.backends import exact
 from compile.backends.guard import Job, run_guarded
 from compile.pipeline import compile_graph
+from lavasnn.architecture import layers
 from lavasnn.cli.verify import prove
 from lavasnn.data import Images
 from lavasnn.encode import Encoding
@@ -199,17 +201,25 @@ def test_what_fits_no_window(tmp_path: Path, entries: dict[str, Any], message: s
         run_guarded("refused:task", job, 60, python_path=[tmp_path])
 
 
+@pytest.mark.parametrize("plan", [(16, 20, 12, 5), layers((1, 4, 4), ("3c3s2", "2c3", 6), 5)], ids=["full", "conv"])
 @pytest.mark.parametrize(("whole", "readout"), [(True, "voltage"), (False, "spikes")])
-def test_compiled_networks_agree_everywhere(whole: bool, readout: Any) -> None:
+def test_compiled_networks_agree_everywhere(whole: bool, readout: Any, plan: Any) -> None:
     """50 samples through both pathways: every spike, count and accumulator of exact, torch and Lava."""
-    net = BSDNet((16, 20, 12, 5), 4, 2.0, (0.2, 0.1), torch.Generator().manual_seed(2)).double()
+    image = not isinstance(plan[0], int)
+    net = BSDNet(plan, 4, 2.0, (0.2, 0.1), torch.Generator().manual_seed(2), norm=image).double().eval()
     with torch.no_grad():
         for p in net.parameters():
             p.mul_(1.5).add_(0.03)
+        for name, buffer in net.named_buffers():
+            buffer.fill_(0.2 if name.endswith("var") else -0.05)
     random = np.random.default_rng(3)
     pixels, labels = random.integers(0, 17, (50, 16)).astype(np.uint8), random.integers(0, 5, 50)
     graph = bsd_graph(net, Encoding("direct", 0, 16), readout)
     graph = compile_graph(graph, pixels, labels).graph if whole else graph
     proofs = prove(graph, Images("given", "test", pixels, labels, (4, 4), 16, 5), 32, True)
     assert [p.backends[1] for p in proofs] == ["torch", "lava"]
-    assert all(p.equal and p.compared > 70_000 and p.samples == 50 and len(p.populations) == 8 for p in proofs)
+    sizes = [p.size for p in graph.populations]
+    assert all(p.equal and p.compared >= 50 * 4 * 4 * sum(sizes) and p.samples == 50 for p in proofs)
+    assert all(len(p.populations) == len(sizes) for p in proofs)
+    sent = exact.run(graph, pixels, labels).messages
+    assert all(messages.any() for messages in sent.values())

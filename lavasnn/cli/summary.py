@@ -16,9 +16,11 @@ from compile.cost import count, operations
 from compile.program import Program
 from compile.target import LOIHI2
 from lavasnn.architecture import Full
-from lavasnn.cli.common import machine, note, open_network
+from lavasnn.cli.common import machine, note, open_network, version
 from lavasnn.cli.deploy import build
+from lavasnn.cli.execute import execute
 from lavasnn.cli.train import held_out, model_path, train_one
+from lavasnn.cli.verify import proof_json, prove
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
 from lavasnn.errors import InputError
@@ -28,6 +30,12 @@ from lavasnn.sections import DataSection
 
 if TYPE_CHECKING:
     from lavasnn.learning.trainer import Trainer
+
+
+COMPILED = ("diffpc", "bptt", "bsd")
+"""Methods whose networks the compiler takes."""
+PROVEN = 50
+"""Test samples that a summary runs on Lava and in torch, too."""
 
 
 def summarise(
@@ -56,7 +64,19 @@ def summarise(
         "device": device,
         "test_samples": len(test),
         "results": results,
+        "lava": _on_lava(run, train, test, quiet),
     }
+
+
+def _on_lava(run: RunConfig, train: Images, test: Images, quiet: bool) -> dict[str, Any] | None:
+    """The first seed's program on Lava and in torch against the exact executor, first test samples; None without Lava."""
+    if version("lava-nc") is None or run.training.method not in COMPILED:
+        return None
+    path, few = model_path(run, run.label, run.seeds[0]), test.take(min(PROVEN, len(test)))
+    program = build(open_network(path), train, 256, LOIHI2, path.name)
+    proof = proof_json(prove(program.graph, few, PROVEN, quiet))
+    lava = execute("lava", program.graph, few, False, PROVEN, False, quiet)
+    return {key: proof[key] for key in ("samples", "steps", "compared", "mismatches")} | {"accuracy": lava.accuracy}
 
 
 def _variants(run: RunConfig, train: Images) -> dict[str, tuple[RunConfig, str, dict[str, Any]]]:
@@ -151,7 +171,7 @@ def _measure(
     row["accuracy_by_epoch"] = [
         round(e.train_accuracy if e.validation_accuracy is None else e.validation_accuracy, 5) for e in trainer.progress.history
     ]
-    if run.training.method not in ("diffpc", "bptt", "bsd"):
+    if run.training.method not in COMPILED:
         return row
     network = open_network(path)
     program = build(network, train, 256, LOIHI2, path.name)
@@ -159,6 +179,7 @@ def _measure(
         return row | _bsd_row(trainer, program, test)
     if run.network.spiking:
         return row | _spiking_row(trainer, program, test)
+    first = count(program, exact.run(program.graph, test.pixels, measure=True))
     both = exact.run(program.graph, test.pixels, test.labels, settle=True)
     sent = traffic.summary(both)
     assert network.training is not None
@@ -170,6 +191,7 @@ def _measure(
         "bits_error_phase_test": sent["error_phase"],
         "bits_total_test": sent["total"],
         "bits_total_with_address_test": sent["total_with_address"],
+        "syn_ops_per_sample": first.total("syn_ops") / first.samples,
         "peak_activity": max(e.peak for e in trainer.progress.history),
         "cores": program.cores,
         "state_headroom_bits": program.report["calibrate"]["headroom_bits"],
@@ -189,6 +211,7 @@ def _spiking_row(trainer: Trainer, program: Program, test: Images) -> dict[str, 
         "test_int8": result.accuracy,
         "syn_ops_per_sample": counts.total("syn_ops") / counts.samples,
         "spikes_per_sample": sum(float(sent.sum()) for sent in result.messages.values()) / result.samples,
+        "bits_total_test": traffic.summary(result)["total"],
         "dynamic_energy_uj": 1e6 * energies["dynamic energy"].high,
         "static_energy_uj": 1e6 * energies["static energy"].low,
         "hidden": list(trainer.config.network.hidden),
@@ -222,11 +245,14 @@ def _bsd_row(trainer: Trainer, program: Program, test: Images) -> dict[str, Any]
     found: dict[str, Any] = {f"test_by_{name}": float(np.mean(answer == test.labels)) for name, answer in answers.items()}
     both = exact.run(program.graph, test.pixels, test.labels, measure=True)
     counts, sent = count(program, both), traffic.summary(both)
+    each, reached = operations(program.graph, both.by_neuron), program.graph.heard_of("stimulus")
+    perceiving = [p for p in program.graph.projections if p.into == "basal" and p.target in reached]
     by_spikes = exact.run(replace(program.graph, read="messages"), test.pixels, measure=True)
     found |= {
         "test_int8": both.accuracy,
         "test_int8_by_spikes": float(np.mean(by_spikes.predictions == test.labels)),
         "syn_ops_per_sample": counts.total("syn_ops") / counts.samples,
+        "syn_ops_of_perception_per_sample": sum(each[p.name] for p in perceiving) / counts.samples,
         "bits_total_test": sent["total"],
         "bits_total_with_address_test": sent["total_with_address"],
         "parameters": sum(w.numel() for w in trainer.net.parameters()),

@@ -1,8 +1,9 @@
 """BSD that learns on one sample at a time, in real numbers and in the integers of Lava's learning synapses.
 
-Run it with `python docs/examples/bsd_online.py`: it trains both on scikit-learn's digits and prints how many of held-out ones they
-know. Then it lets a small network learn in Lava, with LearningDense as it comes, and compares all weights, tags, sums, spikes and
-traces with the integers. `--passes N` and `--hidden N` change the training, `--samples N` how many samples Lava learns.
+Run it with `python docs/examples/bsd_online.py`: it trains both on scikit-learn's digits and prints how many of held-out ones
+they know. Then it lets a small network learn in Lava, with LearningDense as it comes, and compares all weights, tags, sums,
+spikes and traces with the integers. `--passes N` and `--hidden N` change the training, `--samples N` how many samples Lava
+learns.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def task(job: Path) -> None:
     from lava.proc.dense.process import LearningDense
 
     from lavasnn.dynamics.concept import RULE_TAG, RULE_W
-    from lavasnn.processes.online import Learner
+    from lavasnn.processes.online import Learner, steady_seed
     from lavasnn.processes.pyramidal import Pyramidal
 
     told = json.loads((job / "settings.json").read_text())
@@ -33,8 +34,11 @@ def task(job: Path) -> None:
     data = np.load(job / "data.npz")
     net, L, T = OnlineBSDInt(settings), len(settings.sizes), settings.steps
     period, n = 2 * T + L, len(data["labels"])
-    stimuli, concepts = np.rint(data["x"] * CURRENT).astype(int), CURRENT * np.eye(settings.sizes[-1], dtype=int)[data["labels"]]
-    layers = []
+    stimuli, concepts = (
+        np.rint(data["x"] * CURRENT).astype(int),
+        CURRENT * np.eye(settings.sizes[-1], dtype=int)[data["labels"]],
+    )
+    layers, seed = [], steady_seed(n * period)
     for i, (size, how) in enumerate(zip(settings.sizes, plasticity(settings), strict=True)):
         ends = {"v": stimuli if i == 0 else None, "u": concepts if i == L - 1 else None}
         common = {"shape": (size,), "steps": T, "period": period}
@@ -52,9 +56,16 @@ def task(job: Path) -> None:
         (below1, below2, below), (above1, above2, above) = layers[i], layers[i + 1]
         for name, weights, spikes, learns, basal, apical in (
             (f"W{i}", net.W[i], below.s_out, (above.y1_out, above.y2_out, above.gate_out), (above1, above.v_in), above2),
-            (f"Theta{i}", net.Theta[i], above.z_out, (below.z1_out, below.z2_out, below.gate_out), (below2, below.u_in), below1),
+            (
+                f"Theta{i}",
+                net.Theta[i],
+                above.z_out,
+                (below.z1_out, below.z2_out, below.gate_out),
+                (below2, below.u_in),
+                below1,
+            ),
         ):
-            rule = Loihi3FLearningRule(dw=RULE_W, dt=RULE_TAG, t_epoch=1, rng_seed=1)
+            rule = Loihi3FLearningRule(dw=RULE_W, dt=RULE_TAG, t_epoch=1, rng_seed=seed)
             dense = synapses[name] = LearningDense(weights=weights.astype(int), learning_rule=rule, name=name)
             spikes.connect(dense.s_in)
             for trace, port in zip(learns, (dense.s_in_y1, dense.s_in_y2, dense.s_in_y3), strict=True):

@@ -103,7 +103,7 @@ def norm_int(squares: int, power: bool) -> int:
     """Square root of a sum of squares, rounded down; or with `power` the power of two nearest to it by ratio, 0 for 0."""
     if squares == 0 or not power:
         return math.isqrt(squares)
-    exponent = (squares.bit_length() - 1) // 2  # 4**exponent <= squares < 4**(exponent + 1); halfway by ratio lies 2 * 4**exponent
+    exponent = (squares.bit_length() - 1) // 2  # 4**exponent <= squares < 4 * 4**exponent: by ratio, twice is the middle
     return 1 << (exponent + (squares > 2 * 4**exponent))
 
 
@@ -128,8 +128,8 @@ def critic_int(own: Ints, table: Ints, label: int, loss: ConceptLoss, power: boo
         if size == 0:
             continue
         C = _limited((int(table[c] @ own) << FRACTION) // (length * size), one)
-        G = (round(slope * 2**_WEIGHT_BITS) * max(C, 0)) >> _WEIGHT_BITS
-        G -= 2 * (one - C) if c == label else 0
+        away = (round(slope * 2**_WEIGHT_BITS) * max(C, 0)) >> _WEIGHT_BITS
+        G = away - (2 * (one - C) if c == label else 0)
         alpha[c] = _limited((G << GAIN) // (length * size), FACTOR_MAX)
         beta += G * C
     return alpha, _limited(((beta << GAIN) >> FRACTION) // length**2, FACTOR_MAX)
@@ -151,9 +151,9 @@ def traces(delta: Ints, shift: int) -> tuple[Ints, Ints]:
 
 
 def plastic_step(weight: Ints, tag: Ints, x: Ints, y1: Ints, y2: Ints) -> tuple[Ints, Ints]:
-    """One step of the rule in RULE_W and RULE_TAG, gate open: a synapse holds 64 weight + tag, of which messages see the weight.
+    """One step of the rule in RULE_W and RULE_TAG, gate open.
 
-    With a spike, a tag beyond 63 hands 128 over as 2 of the weight, and the tag gains 2 (y1 - y2). An even tag stays even, and
+    A synapse holds 64 weight + tag, of which messages see the weight. With a spike, a tag beyond 63 hands 128 over as 2 of the weight, and the tag gains 2 (y1 - y2). An even tag stays even, and
     within 8 bits as long as traces keep to TRACE_MAX. Weights must stay within WEIGHT_MIN..WEIGHT_MAX: the caller checks, since
     beyond them Lava rounds at random.
 

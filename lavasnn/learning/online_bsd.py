@@ -1,8 +1,8 @@
 """BSD on one sample at a time, by plain gradient steps: in real numbers, and in the integers of Lava's learning synapses.
 
-For each sample both pathways run, a critic in each layer turns the sums into post traces, and the T steps are replayed with these
-(`lavasnn.dynamics.concept`). An integer synapse has a weight of 8 bits on the grid of even numbers and a tag that holds what is
-less; no number is drawn at random, and no change is ever rounded away.
+For each sample both pathways run, a critic in each layer turns the sums into post traces, and the T steps are replayed with
+these (`lavasnn.dynamics.concept`). An integer synapse has a weight of 8 bits on the grid of even numbers and a tag
+that holds what is less; no number is drawn at random, and what traces say is never rounded away.
 
 Axes: weights (post, pre), spikes (step, neuron).
 """
@@ -18,7 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavasnn.dynamics.concept import FRACTION, GAIN, WEIGHT_MAX, WEIGHT_MIN, Compartments, ConceptLoss, Plasticity, critic, plastic_step
+from lavasnn.dynamics.concept import (
+    FRACTION,
+    GAIN,
+    WEIGHT_MAX,
+    WEIGHT_MIN,
+    Compartments,
+    ConceptLoss,
+    Plasticity,
+    critic,
+    plastic_step,
+)
 from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt, step
 from lavasnn.errors import InputError
 
@@ -40,6 +50,7 @@ class OnlineSettings:
         rate: The learning rate of hidden layers is 2**-rate.
         rate_top: That of the top layer.
         headroom: Integer weights hold this many times the bound of the first ones.
+        headroom_top: The same of Type 1's top matrix, whose weights grow.
         power: Whether the integer critic's norms are powers of two.
         seed: Of the first weights.
 
@@ -52,17 +63,18 @@ class OnlineSettings:
     tau: float = 2.0
     thresholds: tuple[float, float] = (0.2, 0.1)
     loss: ConceptLoss = field(default_factory=ConceptLoss)
-    rate: int = 7
+    rate: int = 6
     rate_top: int = 5
     headroom: float = 4.0
+    headroom_top: float = 32.0
     power: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
         if len(self.sizes) < 3 or min(self.sizes) < 1 or self.steps < 1 or self.steps & (self.steps - 1):
             raise InputError(
-                f"OnlineSettings: sizes {self.sizes}, {self.steps} steps; needed are three layers of 1 neuron or more, and a power "
-                "of two of steps"
+                f"OnlineSettings: sizes {self.sizes}, {self.steps} steps; needed are three layers of 1 neuron or more, and a "
+                "power of two of steps"
             )
 
 
@@ -153,16 +165,18 @@ class OnlineBSD:
 
 def exponents(settings: OnlineSettings) -> tuple[list[int], list[int]]:
     """Powers of two that one unit of each integer matrix stands for, of W and of Theta."""
-    widths = settings.sizes[:-1], settings.sizes[1:]
-    return tuple([math.ceil(math.log2(settings.headroom * n**-0.5 / 256)) for n in ns] for ns in widths)  # type: ignore[return-value]
+    up = [settings.headroom] * (len(settings.sizes) - 2) + [settings.headroom_top]
+    rooms = zip(up, settings.sizes[:-1], strict=True), ((settings.headroom, n) for n in settings.sizes[1:])
+    of_W, of_Theta = ([math.ceil(math.log2(room * n**-0.5 / 256)) for room, n in entries] for entries in rooms)
+    return of_W, of_Theta
 
 
 def plasticity(settings: OnlineSettings) -> list[Plasticity]:
     """How each layer learns in integers, layer 1 first.
 
-    A gradient by a sum of units 2**e becomes one by a mean voltage when multiplied by T 2**-e, and a step of the real weight counts
-    2**e T / 32 in units of a trace: the hidden layers' right shift is FRACTION + GAIN - 5 + 2 e + rate. The top layer's error
-    is by the mean voltage already.
+    A gradient by a sum of units 2**e becomes one by a mean voltage when multiplied by T 2**-e, and a step of the real weight
+    counts 2**e T / 32 in units of a trace: the hidden layers' right shift is FRACTION + GAIN - 5 + 2 e + rate. The top layer's
+    error is by the mean voltage already.
     """
     up, down = exponents(settings)
     last, log_steps = len(up), settings.steps.bit_length() - 1
@@ -202,7 +216,8 @@ class OnlineBSDInt(OnlineBSD):
         super().__init__(settings)
         up, down = exponents(settings)
         for weights, es in ((self.W, up), (self.Theta, down)):
-            weights[:] = [np.clip(2 * np.rint(w * 2.0 ** -(e + 1)), WEIGHT_MIN, WEIGHT_MAX) for w, e in zip(weights, es, strict=True)]
+            for weight, e in zip(weights, es, strict=True):
+                weight[:] = np.clip(2 * np.rint(weight * 2.0 ** -(e + 1)), WEIGHT_MIN, WEIGHT_MAX)
         thr1, thr2 = (settings.tau * thr for thr in settings.thresholds)
         dv, ends = round(4096 / settings.tau), [math.ceil(thr * CURRENT) for thr in (thr1, thr2)]
         self.up_int = [PyramidalInt(ends[0], dv), *(PyramidalInt(max(1, round(thr1 * 2.0**-e)), dv) for e in up)]

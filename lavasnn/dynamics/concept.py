@@ -153,9 +153,9 @@ def traces(delta: Ints, shift: int) -> tuple[Ints, Ints]:
 def plastic_step(weight: Ints, tag: Ints, x: Ints, y1: Ints, y2: Ints) -> tuple[Ints, Ints]:
     """One step of the rule in RULE_W and RULE_TAG, gate open.
 
-    A synapse holds 64 weight + tag, of which messages see the weight. With a spike, a tag beyond 63 hands 128 over as 2 of the weight, and the tag gains 2 (y1 - y2). An even tag stays even, and
-    within 8 bits as long as traces keep to TRACE_MAX. Weights must stay within WEIGHT_MIN..WEIGHT_MAX: the caller checks, since
-    beyond them Lava rounds at random.
+    A synapse holds 64 weight + tag, of which messages see the weight. With a spike, a tag beyond 63 hands 128 over as 2 of the
+    weight, and the tag gains 2 (y1 - y2). An even tag stays even and within ±188 as long as traces keep to TRACE_MAX. Weights
+    must stay within WEIGHT_MIN..WEIGHT_MAX: the caller checks, since beyond them Lava rounds at random.
 
     Args:
         weight: Shape (post, pre), even.

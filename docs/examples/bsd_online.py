@@ -1,9 +1,9 @@
 """BSD that learns on one sample at a time, in real numbers and in the integers of Lava's learning synapses.
 
-Run it with `python docs/examples/bsd_online.py`: it trains both on scikit-learn's digits and prints how many of held-out ones
-they know. Then it lets a small network learn in Lava, with LearningDense as it comes, and compares all weights, tags, sums,
-spikes and traces with the integers. `--passes N` and `--hidden N` change the training, `--samples N` how many samples Lava
-learns.
+Run it with `python docs/examples/bsd_online.py`: it trains both on scikit-learn's digits and prints how many test images they
+know. Then it lets a small network learn in Lava, with LearningDense as it comes, and compares all weights, tags, sums, spikes
+and traces with the integers. `--data mnist` takes another set, `--limit N` its first N training images; `--passes N` and
+`--hidden N` change the training, `--samples N` how many samples Lava learns.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from compile.backends.guard import Job, run_guarded
+from lavasnn.data import load
 from lavasnn.dynamics.concept import ConceptLoss
 from lavasnn.learning.online_bsd import CURRENT, OnlineBSD, OnlineBSDInt, OnlineSettings, plasticity, trained
 
@@ -102,20 +103,27 @@ def differences(settings: OnlineSettings, x: np.ndarray, labels: np.ndarray) -> 
 
 def main() -> None:
     """Train, measure, compare."""
-    from sklearn.datasets import load_digits
-
     parser = argparse.ArgumentParser()
-    for name, value in (("--passes", 1), ("--hidden", 32), ("--samples", 20), ("--seed", 0)):
+    parser.add_argument("--data", default="digits")
+    for name, value in (("--limit", 10**9), ("--passes", 1), ("--hidden", 32), ("--samples", 20), ("--seed", 0)):
         parser.add_argument(name, type=int, default=value)
     told = parser.parse_args()
-    digits, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(digits))
-    x, y = digits[order] / 16, labels[order]
-    for name, kind in (("real numbers", OnlineBSD), ("integers", OnlineBSDInt)):
-        net = trained(kind(OnlineSettings((64, told.hidden, 10), seed=told.seed)), x[:1450], y[:1450], told.seed, told.passes)
-        print(f"{name}: {net.accuracy(x[1450:], y[1450:]):.1%} of {len(x) - 1450} held-out digits")
-    compared, differ = differences(OnlineSettings((64, 16, 10), seed=told.seed), x[: told.samples], y[: told.samples])
-    print(f"Lava: {told.samples} samples learned, {compared} numbers compared, {differ} differ")
+    train, test = load(f"{told.data}:train"), load(f"{told.data}:test")
+    train = train.take(min(told.limit, len(train)))
+    x, z = train.pixels / train.levels, test.pixels / test.levels
+    for name, kind, power in (
+        ("real numbers", OnlineBSD, True),
+        ("integers, norms powers of two", OnlineBSDInt, True),
+        ("integers, norms square roots", OnlineBSDInt, False),
+    ):
+        settings = OnlineSettings((train.features, told.hidden, train.classes), power=power, seed=told.seed)
+        net = trained(kind(settings), x, train.labels, told.seed, told.passes)
+        held = f", {net.saturated} weights held" if isinstance(net, OnlineBSDInt) else ""
+        print(f"{name}: {net.accuracy(z, test.labels):.1%} of {len(test):,} test images{held}", flush=True)
+    if told.samples:
+        few = OnlineSettings((train.features, 16, train.classes), seed=told.seed)
+        compared, differ = differences(few, x[: told.samples], train.labels[: told.samples])
+        print(f"Lava: {told.samples} samples learned, {compared:,} numbers compared, {differ} differ")
 
 
 if __name__ == "__main__":

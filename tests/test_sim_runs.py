@@ -9,7 +9,7 @@ import pytest
 
 from lavasnn import config
 from lavasnn.learning.model import dump
-from lavasnn.report.tables import results, spiking, sweep
+from lavasnn.report.tables import methods, results, spiking, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "sim_runs").glob("*.toml"))
@@ -54,7 +54,8 @@ def test_settings_are_those_that_did_best_on_held_out_images(path: Path) -> None
 
 
 def test_pages_quote_the_summaries() -> None:
-    assert results(ROOT / "sim_runs" / "summaries") in (ROOT / "README.md").read_text("utf-8")
+    for made in (methods, results):
+        assert made(ROOT / "sim_runs" / "summaries") in (ROOT / "README.md").read_text("utf-8")
     page = (ROOT / "docs" / "dlif.md").read_text("utf-8")
     assert spiking(ROOT / "sim_runs" / "summaries") in page
     swept = [path for path in SUMMARIES if any("changes" in r for r in json.loads(path.read_text())["results"].values())]

@@ -46,6 +46,59 @@ SWEEP_COLUMNS = (
 )
 
 
+METHOD_COLUMNS = (
+    "method",
+    "configuration",
+    "network",
+    "float",
+    "8-bit program",
+    "Lava, values compared: mismatches",
+    "bits per neuron, all messages",
+    "synaptic operations a sample",
+    "cores",
+    "the paper's",
+)
+METHODS = ("diffpc", "bsd", "dlif")
+PAPERS = {"mnist-diffpc-s": "98.3", "mnist-diffpc-l": "99.3", "fashion-diffpc-m": "89.6", "mnist-bsd": "95.62"}
+"""Accuracies that the papers give for the very sizes of a configuration, percent."""
+
+
+def methods(folder: Path) -> str:
+    """Markdown table of the three methods side by side: summaries whose program was run on Lava, by data set.
+
+    Of DiffPC, operations are those of inference, and messages those of both phases; of BSD both with both pathways running, and
+    operations of perception alone too.
+    """
+    found = [(name, s) for name, s in _summaries(folder) if s.get("lava") and not name.endswith("sparsity")]
+    found.sort(key=lambda entry: (entry[1]["config"]["data"]["name"], METHODS.index(_method(entry[1]))))
+    return _table(METHOD_COLUMNS, [_method_row(name, s) for name, s in found])
+
+
+def _method(summary: dict[str, Any]) -> str:
+    return next(label for label in METHODS if label in summary["results"])
+
+
+def _method_row(name: str, summary: dict[str, Any]) -> list[str]:
+    label, config, lava = _method(summary), summary["config"], summary["lava"]
+    found, seeds = summary["results"][label], len(summary["config"]["seeds"])
+    mean = found["mean"]
+    operations = f"{mean['syn_ops_per_sample']:,.0f}"
+    if "syn_ops_of_perception_per_sample" in mean:
+        operations += f"; perception alone {mean['syn_ops_of_perception_per_sample']:,.0f}"
+    return [
+        {"diffpc": "DiffPC", "bsd": "BSD", "dlif": "DLIF"}[label],
+        f"`{name}`, {config['training']['epochs']} epochs, {seeds} seed{'s' if seeds > 1 else ''}",
+        _network(config["data"]["name"], config["network"]["hidden"]),
+        _percent(found, "test_float"),
+        _percent(found, "test_int8"),
+        f"{lava['samples']} samples, {lava['compared']:,}: {lava['mismatches']}",
+        f"{mean['bits_total_test']:.2f}",
+        operations,
+        str(found["seeds"][0]["cores"]),
+        PAPERS.get(name, "no figure for this"),
+    ]
+
+
 def results(folder: Path) -> str:
     """Markdown table of all DiffPC summaries in a folder, one line each, in the order of their names.
 
@@ -61,7 +114,7 @@ def spiking(folder: Path) -> str:
     estimates: dynamic at Loihi 1's constants, a lower bound, and static of one board at 1 µs a step. A configuration beside the
     folder that has no summary was not run, and its row says so; sweeps are left to `sweep`.
     """
-    found = {name: s for name, s in _summaries(folder) if "diffpc" not in s["results"]}
+    found = dict(_summaries(folder))
     rows: list[list[str]] = []
     for path in sorted(folder.parent.glob("*.toml")):
         run = load(path)
@@ -173,4 +226,4 @@ if __name__ == "__main__":
         for p in sorted(summaries.glob("*.json"))
         if any("changes" in r for r in json.loads(p.read_text())["results"].values())
     ]
-    print(results(summaries), spiking(summaries), *map(sweep, swept), sep="\n\n")
+    print(methods(summaries), results(summaries), spiking(summaries), *map(sweep, swept), sep="\n\n")

@@ -160,12 +160,7 @@ def _stock(state: State) -> State:
         raise RangeError(
             f"calibrate, on {len(state.pixels)} samples: " + "; ".join(refused) + ". Smaller weights or fewer inputs help"
         )
-    warnings += [f"calibrate: {line}" for line in remarks(graph, run)]
-    traffic = _traffic(run)
-    each = {name: round(n, 3) for name, n in operations(graph, traffic).items()}
-    summary = {"samples": len(state.pixels), "populations": entries, "syn_ops_per_sample": each}
-    report = {**state.report, "calibrate": summary}
-    return replace(state, report=report, warnings=(*state.warnings, *warnings), traffic=traffic)
+    return _told(state, run, entries, warnings)
 
 
 def _pyramidal(state: State) -> State:
@@ -194,12 +189,17 @@ def _pyramidal(state: State) -> State:
                 f"{room.bit_length() + 1} bits hold +-{room:,} (largest on {len(state.pixels)} calibration samples: "
                 f"{most['a']:,}); a run that leaves them stops and says where"
             )
-    warnings += [f"calibrate: {line}" for line in remarks(graph, run)]
+    return _told(state, run, entries, warnings)
+
+
+def _told(state: State, run: RunResult, entries: dict[str, Any], warnings: list[str]) -> State:
+    """The state with what a run of the calibration samples showed of each population."""
     traffic = _traffic(run)
-    each = {name: round(n, 3) for name, n in operations(graph, traffic).items()}
+    each = {name: round(n, 3) for name, n in operations(state.graph, traffic).items()}
     summary = {"samples": len(state.pixels), "populations": entries, "syn_ops_per_sample": each}
+    said = (*warnings, *(f"calibrate: {line}" for line in remarks(state.graph, run)))
     report = {**state.report, "calibrate": summary}
-    return replace(state, report=report, warnings=(*state.warnings, *warnings), traffic=traffic)
+    return replace(state, report=report, warnings=(*state.warnings, *said), traffic=traffic)
 
 
 def _headroom(magnitude: float, limit: int) -> float:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.backends import lava
+from compile.backends import lava, lava_wires
 from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.errors import InputError, LavaMissing
 from lavasnn.ir import Graph, Source
@@ -126,7 +126,7 @@ def readiness(graph: Graph) -> tuple[Readiness, ...]:
             case _:
                 name = lava.process_name(graph, p)
         rows.append(Readiness(p.name, name, SUPPORT[name]))
-    rows += [Readiness(p.name, name, SUPPORT[name]) for p in graph.projections for name in (lava.synapse_name(graph, p),)]
+    rows += [Readiness(p.name, name, SUPPORT[name]) for p in graph.projections for name in (lava_wires.synapse_name(graph, p),)]
     return tuple(rows)
 
 
@@ -226,15 +226,15 @@ def build(graph: Graph, samples: NDArray[Any], indices: NDArray[np.int64] | None
     data = np.zeros((graph.source.size, steps), np.int32)
     data[:, : shown.shape[1]] = shown
     feed = source.RingBuffer(data=data)
-    enter = PyToNxAdapter(shape=(graph.source.size,), num_message_bits=lava.message_bits(graph, graph.source.name))
+    enter = PyToNxAdapter(shape=(graph.source.size,), num_message_bits=lava_wires.message_bits(graph, graph.source.name))
     feed.s_out.connect(enter.inp)
     processes: dict[str, Any] = {graph.source.name: SimpleNamespace(s_out=enter.out)}
     for p in graph.populations[1:]:
         processes[p.name] = lava.neurons(graph, p)
     for p in graph.projections:
-        lava.wire(graph, p, processes)
+        lava_wires.wire(graph, p, processes)
     size = graph.population(graph.output).size
-    leave = NxToPyAdapter(shape=(size,), num_message_bits=lava.message_bits(graph, graph.output))
+    leave = NxToPyAdapter(shape=(size,), num_message_bits=lava_wires.message_bits(graph, graph.output))
     store = sink.RingBuffer(shape=(size,), buffer=steps)
     processes[graph.output].s_out.connect(leave.inp)
     leave.out.connect(store.a_in)

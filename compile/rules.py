@@ -17,7 +17,7 @@ from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.errors import InputError
 from lavasnn.ir import Coincidence, Graph, Source, Through
 from lavasnn.paths import loops, loops_of
-from lavasnn.synapses import Borrowed, Conv, Dense, Owned, Sparse, Transposed
+from lavasnn.synapses import Borrowed, Conv, Dense, Owned, Shared, Sparse, Transposed
 
 Rule = Callable[[Graph, Target], Iterator[str]]
 
@@ -115,6 +115,9 @@ def two_pathways(graph: Graph, target: Target) -> Iterator[str]:
     for q in graph.projections:
         if np.any(q.delay):
             yield f"projection {q.name!r} has delays; between pyramidal populations there are none"
+        if (q.into == "apical") != isinstance(q.synapses, Shared):
+            what = "share the synapses that drive others" if q.into == "apical" else "have their own"
+            yield f"projection {q.name!r} is {type(q.synapses).__name__} into {q.into!r}; {q.into} ones {what}"
         if q.into == "basal" and q.target in drives:
             yield f"projection {q.name!r} leads to the basal dendrites of {q.target!r}, which a current drives"
     if not graph.seamless:
@@ -213,6 +216,12 @@ def registers(graph: Graph, target: Target) -> Iterator[str]:
         d = population.dynamics
         if isinstance(d, PyramidalInt) and d.vth >= 2**target.threshold_bits.value:
             yield f"population {population.name!r}: vth {d.vth}, allowed below {2**target.threshold_bits.value}"
+        if isinstance(d, PyramidalInt):
+            top = 2 ** (target.bias_bits.value - 1) - 1
+            for name in ("bias", "bias_apical"):
+                largest = int(np.abs(np.asarray(getattr(d, name))).max())
+                if largest > top:
+                    yield f"population {population.name!r}: a {name} of {largest:,}, allowed are {-top:,}..{top:,}"
         if isinstance(d, LifInt):
             if d.vth >= 2**target.threshold_bits.value:
                 yield f"population {population.name!r}: vth {d.vth}, allowed below {2**target.threshold_bits.value}"

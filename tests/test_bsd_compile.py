@@ -24,7 +24,7 @@ from lavasnn.export_bsd import bsd_graph
 from lavasnn.ir import Graph, Population, Projection
 from lavasnn.nn.bsd import BSDNet
 from lavasnn.nn.run import run as torch_run
-from lavasnn.synapses import Dense, Shared, Sparse
+from lavasnn.synapses import Conv, Dense, Shared, Sparse
 
 SIZES, STEPS, N = (12, 9, 7, 4), 5, 40
 
@@ -247,6 +247,44 @@ def test_an_input_beyond_16_bits_is_refused() -> None:
         exact.run(replace(graph, populations=populations), np.full_like(pixels, 16), labels)
 
 
+def test_sums_of_a_long_window_fit_24_bits() -> None:
+    """Inputs of 16 bits, each alone in range, pass 24 bits in 600 steps; the unit leaves room for their sums."""
+    net = BSDNet(SIZES, 600, 2.0, (0.2, 0.1), torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.abs_()
+    pixels, labels = samples(n=4)
+    graph = compile_graph(graph_of(net), np.full_like(pixels, 16), labels).graph
+    found = exact.run(graph, np.full_like(pixels, 16), labels, record=True).traces
+    assert 2**20 < max(int(np.abs(v).max()) for key, v in found.items() if key.endswith(".acc_b")) < 2**23
+    d = graph.population("type1-2").dynamics
+    assert isinstance(d, PyramidalInt)
+    full = replace(d, vth=131071, bias=INPUT_MAX // 2)
+    populations = tuple(replace(p, dynamics=full) if p.name == "type1-2" else p for p in graph.populations)
+    with pytest.raises(RangeError, match=r"'type1-2': sample \d+, step \d+: 600 inputs of [\d,]+ do not add up within 24 bits"):
+        exact.run(replace(graph, populations=populations), pixels, labels)
+
+
+def test_a_large_bias_coarsens_the_unit_until_its_mantissa_holds_it() -> None:
+    net, (pixels, labels) = convolutional(), samples(7, features=84)
+    with torch.no_grad():
+        for name, buffer in net.named_buffers():
+            if name.startswith("norm_up.0"):
+                buffer.fill_(1 if name.endswith("var") else -6)  # a bias some twenty times the weights
+    graph = graph_of(net)
+    whole = compile_graph(graph, pixels, labels).graph
+    real_bias, bias = (np.asarray(g.population("type1-2").dynamics.bias) for g in (graph, whole))  # type: ignore[union-attr]
+    weight = graph.projection("w1").synapses
+    assert isinstance(weight, Conv)
+    assert np.abs(real_bias).max() > 16.2 * np.abs(weight.weight).max()  # beyond 4,095 in units of the finest grid
+    assert 2000 < np.abs(bias).max() <= 4095
+    d = whole.population("type1-2").dynamics
+    assert isinstance(d, PyramidalInt)
+    populations = tuple(replace(p, dynamics=replace(d, bias=4096)) if p.name == "type1-2" else p for p in whole.populations)
+    with pytest.raises(InputError, match=r"'type1-2': a bias of 4,096, allowed are -4,095\.\.4,095"):
+        compile_graph(replace(whole, populations=populations), pixels, labels)
+
+
 def test_what_no_pathway_can_be() -> None:
     pixels, labels = samples()
     graph = graph_of(network())
@@ -274,6 +312,7 @@ def test_what_no_pathway_can_be() -> None:
     refused(replace(graph, projections=(*graph.projections, skip)), "differ in steps")
     apical = Projection("far", "type1-3", "type2-3", Dense(np.ones((7, 7))), "s", "apical")
     refused(replace(graph, projections=(*graph.projections, apical)), "opens at different steps")
+    refused(replace(graph, projections=(*graph.projections, apical)), "'far' is Dense into 'apical'; apical ones share")
     drives = Projection("drives", "type2-4", "type1-1", Dense(np.ones((12, 4))), "s", "basal")
     refused(replace(graph, projections=(*graph.projections, drives)), "which a current drives")
     with pytest.raises(InputError, match="shares 'w2', which carries something else"):

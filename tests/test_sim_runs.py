@@ -68,3 +68,22 @@ def test_swept_rows_are_those_of_the_configuration() -> None:
         if summary.is_file():
             found = [r["changes"] for r in json.loads(summary.read_text())["results"].values() if "changes" in r]
             assert found == list(run.sweep.spiking)
+
+
+def test_bsd_page_quotes_its_summary() -> None:
+    """Readouts and likeness of the page's MNIST tables, formatted from the committed summary."""
+    found = json.loads((ROOT / "sim_runs" / "summaries" / "mnist-bsd.json").read_text())["results"]["bsd"]
+    page = (ROOT / "docs" / "bsd.md").read_text("utf-8")
+
+    def percent(key: str) -> str:
+        return f"{100 * found['mean'][key]:.2f} ± {100 * found['deviation'][key]:.2f}"
+
+    assert f"| voltage | {percent('test_by_voltage')} | {percent('test_int8')} |" in page
+    assert f"| spikes, ties by voltage | {percent('test_by_spikes')} | {percent('test_int8_by_spikes')} |" in page
+    layers = found["seeds"][0]["likeness"]
+    for name, cells in (
+        ("both send the same (Hamming)", [f"{v['hamming']:.2f}" for v in layers]),
+        ("cosine of their voltages", [f"{v['cosine']:.2f}" for v in layers]),
+        ("rates, Type 1 and Type 2", [f"{v['rate']:.2f}, {v['rate_recall']:.2f}" for v in layers]),
+    ):
+        assert f"| {name} | {' | '.join(cells)} |" in page

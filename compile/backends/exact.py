@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.backends.pyramidal import STEP_BYTES as PYRAMIDAL_BYTES
-from compile.backends.pyramidal import run_pyramidal, window_traces
+from compile.backends.pyramidal import Wires, run_pyramidal, window_traces, wires
 from compile.backends.spiking import Kernels, kernels, run_spiking
 from compile.backends.sums import synapse
 from lavasnn.dynamics import diffpc, lif_kernel
@@ -74,13 +74,14 @@ def run(
     parts: list[RunResult] = []
     peaks: dict[str, float] = {}
     ready = {} if graph.timing is not None or graph.pyramidal or measure else kernels(graph)
+    wired = wires(graph) if graph.pyramidal else {}
     for start in range(0, len(pixels), batch):
         rows = slice(start, start + batch)
         some = None if labels is None else labels[rows]
         if graph.timing is not None:
             parts.append(_diffpc(graph, pixels[rows], some, settle, record, measure, peaks, start))
         elif graph.pyramidal:
-            parts.append(_pyramidal(graph, pixels[rows], some, record, measure, peaks, start))
+            parts.append(_pyramidal(graph, pixels[rows], some, record, measure, peaks, wired, start))
         else:
             parts.append(_stock(graph, pixels[rows], some, given[rows], record, measure, peaks, ready))
         if progress is not None:
@@ -278,10 +279,11 @@ def _pyramidal(
     record: bool,
     measure: bool,
     peaks: dict[str, float],
+    wired: Wires,
     first: int,
 ) -> RunResult:
     """Both pathways of a BSD network."""
-    found = run_pyramidal(graph, driven(graph, pixels, labels), record=record, first=first)
+    found = run_pyramidal(graph, driven(graph, pixels, labels), wired, record=record, first=first)
     for key, value in found.peaks.items():
         peaks[key] = max(peaks.get(key, value), value)
     traces: dict[str, Array] = {}

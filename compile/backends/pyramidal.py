@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compile.backends.sums import synapse
+from compile.backends.sums import Synapse, synapse
 from lavasnn.dynamics import pyramidal
-from lavasnn.dynamics.pyramidal import INPUT_MAX, Pyramidal, PyramidalInt
-from lavasnn.errors import RangeError
+from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.ir import Graph, Population
 from lavasnn.synapses import Shared
 
@@ -45,26 +44,35 @@ class Record:
     peaks: dict[str, float] = field(default_factory=dict)
 
 
-def run_pyramidal(graph: Graph, shown: Mapping[str, Array], *, record: bool = False, first: int = 0) -> Record:
+Wires = Mapping[str, Synapse]
+
+
+def wires(graph: Graph) -> Wires:
+    """Synapses by name of their owners, ready to sum; nothing is lost by preparing them once for several batches."""
+    return {q.name: synapse(graph, q) for q in graph.projections if not isinstance(q.synapses, Shared)}
+
+
+def run_pyramidal(graph: Graph, shown: Mapping[str, Array], ready: Wires, *, record: bool = False, first: int = 0) -> Record:
     """Run a network of pyramidal neurons.
 
     Args:
         graph: The network, real or in integers.
         shown: What `driven` gives.
+        ready: What `wires` made of the graph.
         record: Add up what apical dendrites hear, too.
         first: Number of the first sample, for errors.
 
     Raises:
         RangeError: An input beyond 16 bits; names population, sample and step.
     """
-    return _Run(graph, shown, first).all(record)
+    return _Run(graph, shown, ready, first).all(record)
 
 
 class _Run:
     """The populations of one batch, one after the other."""
 
-    def __init__(self, graph: Graph, shown: Mapping[str, Array], first: int) -> None:
-        self.graph, self.shown, self.first = graph, shown, first
+    def __init__(self, graph: Graph, shown: Mapping[str, Array], ready: Wires, first: int) -> None:
+        self.graph, self.shown, self.ready, self.first = graph, shown, ready, first
         self.samples = len(shown[graph.source.name])
         self.kind: Any = np.int64 if graph.integer else np.float64
         self.sums: dict[str, Array] = {}
@@ -73,11 +81,19 @@ class _Run:
     def all(self, record: bool) -> Record:
         for p in self.graph.populations:
             self._soma(p)
-        for p in self.graph.populations if record else ():
+        for p in self.graph.populations if record or self.graph.integer else ():
             d = p.dynamics
             assert isinstance(d, Pyramidal | PyramidalInt)
-            self.found.apical[p.name] = np.cumsum(self._arriving(p, "apical") + d.bias_apical, axis=1)
+            apical = self._arriving(p, "apical") + d.bias_apical
+            self._check(p, apical)
+            if record:
+                self.found.apical[p.name] = np.cumsum(apical, axis=1)
         return self.found
+
+    def _check(self, p: Population, a: Array) -> None:
+        """Refuse what no dendrite holds; a is (sample, step, neuron)."""
+        for t in range(a.shape[1] if self.graph.integer else 0):
+            pyramidal.check_input(a[:, t], self.graph.steps, f"population {p.name!r}", self.first, t)
 
     def _arriving(self, p: Population, into: str) -> Array:
         """Weighted sums at the dendrites of a population, formed once for all that share them."""
@@ -88,7 +104,7 @@ class _Run:
             owner = q.synapses.of if isinstance(q.synapses, Shared) else q.name
             if owner not in self.sums:
                 sent = self.found.spikes[q.source]
-                self.sums[owner] = synapse(self.graph, q)(sent.reshape(-1, sent.shape[2])).reshape(total.shape)
+                self.sums[owner] = self.ready[owner](sent.reshape(-1, sent.shape[2])).reshape(total.shape)
             total += self.sums[owner]
         return total
 
@@ -99,8 +115,7 @@ class _Run:
         basal = self._arriving(p, "basal") + d.bias
         if p.name in self.shown:
             basal += self.shown[p.name][:, None]
-        if isinstance(d, PyramidalInt):
-            _check(p.name, basal, self.first)
+        self._check(p, basal)
         v, peak, ceiling = np.zeros_like(basal[:, 0]), 0.0, pyramidal.threshold(d)
         spikes = found.spikes[p.name] = np.zeros(basal.shape, np.bool_)
         margin = np.full((*basal.shape[:2], 1), np.inf)
@@ -116,16 +131,6 @@ class _Run:
         # Currents and biases are added in one order only, so what they decide is exact.
         if self.kind is np.float64 and any(q.into == "basal" for q in self.graph.arriving(p.name)):
             found.margins[f"{p.name}.margin"] = margin
-
-
-def _check(name: str, basal: Array, first: int) -> None:
-    beyond = np.abs(basal).max(axis=2) > INPUT_MAX
-    if beyond.any():
-        sample, t = np.argwhere(beyond)[0]
-        raise RangeError(
-            f"population {name!r}: sample {first + sample}, step {t} brings {int(np.abs(basal[sample, t]).max()):,}, a "
-            f"dendrite holds ±{INPUT_MAX:,} (16 bits)"
-        )
 
 
 def window_traces(

@@ -1,9 +1,9 @@
 """Quantisation of BSD networks: each population has a unit, what one integer at its basal dendrites is worth.
 
-The unit is the larger of two: the one that brings the largest weight to the end of the 8-bit grid, and the one in which the
-largest input of the calibration samples leaves half of a dendrite's 16 bits free. Where the second is larger, weights keep
-the whole grid and a negative exponent shifts their sums right. Threshold and biases scale along. Driven populations shift
-their pixels left as far as a bias register takes them, so that their thresholds are as fine as they get.
+The unit brings the largest weight to the end of the 8-bit grid, or is larger, so that the largest input of the calibration
+samples leaves half of a dendrite's 16 bits free, its sum over a window half of 24, and a bias fits its mantissa. Where it is
+larger, weights keep the whole grid and a negative exponent shifts their sums right. Threshold and biases scale along. Driven
+populations shift their pixels left as far as a bias register takes them, so that their thresholds are as fine as they get.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from compile.backends.pyramidal import run_pyramidal
+from compile.backends.pyramidal import run_pyramidal, wires
 from compile.passes.grids import on_grid, weight_report
 from compile.passes.scales import fitting_unit, short
 from compile.passes.state import State
@@ -40,7 +40,7 @@ def quantize_pyramidal(state: State) -> State:
         RangeError: A threshold or bias that no unit brings into its register.
     """
     graph = state.graph
-    peaks = run_pyramidal(graph, driven(graph, state.pixels, state.labels)).peaks
+    peaks = run_pyramidal(graph, driven(graph, state.pixels, state.labels), wires(graph)).peaks
     units: dict[str, float] = {}
     populations: dict[str, PyramidalInt] = {}
     projections: dict[str, Projection] = {}
@@ -53,7 +53,7 @@ def quantize_pyramidal(state: State) -> State:
             continue
         own = [q for q in graph.arriving(p.name) if q.into == "basal"]
         needed = {q.name: fitting_unit(graph.synapses(q).weight) for q in own}
-        unit = units[p.name] = _unit(p, d, list(needed.values()), peaks, state.target)
+        unit = units[p.name] = _unit(p, d, list(needed.values()), peaks, graph.steps, state.target)
         populations[p.name] = _registers(p, d, unit)
         for q in own:
             s = graph.synapses(q)
@@ -87,14 +87,12 @@ def _driven(p: Population, d: Pyramidal, graph: Graph, target: Target) -> tuple[
     return _registers(p, d, unit, shift), unit
 
 
-def _unit(p: Population, d: Pyramidal, needed: list[float], peaks: Mapping[str, float], target: Target) -> float:
-    ceiling = d.tau * d.threshold
-    least = 2 * max(
-        peaks[f"{p.name}.a"] / INPUT_MAX,
-        peaks[f"{p.name}.v"] * 2**ALIGN_BITS / 2 ** (target.state_bits.value - 1),
-        ceiling / (2**target.threshold_bits.value - 1),
-    )
-    return short(max(max(needed, default=0.0), least))
+def _unit(p: Population, d: Pyramidal, needed: list[float], peaks: Mapping[str, float], steps: int, target: Target) -> float:
+    a, v, top = peaks[f"{p.name}.a"], peaks[f"{p.name}.v"], 2 ** (target.state_bits.value - 1)
+    ceiling = d.tau * d.threshold / (2**target.threshold_bits.value - 1)
+    least = 2 * max(a / INPUT_MAX, a * steps / top, v * 2**ALIGN_BITS / top, ceiling)
+    bias = float(np.abs(np.asarray(d.bias)).max()) / (2 ** (target.bias_bits.value - 1) - 1)
+    return short(max(*needed, least, bias))
 
 
 def _registers(p: Population, d: Pyramidal, unit: float, shift: int = 0) -> PyramidalInt:

@@ -43,8 +43,8 @@ def task(job: Path) -> None:
     for i, (size, how) in enumerate(zip(settings.sizes, plasticity(settings), strict=True)):
         ends = {"v": stimuli if i == 0 else None, "u": concepts if i == L - 1 else None}
         common = {"shape": (size,), "steps": T, "period": period}
-        type1 = Pyramidal(params=net.up_int[i], basal_at=i, apical_at=L - 1 - i, current=ends["v"], **common)
-        type2 = Pyramidal(params=net.down_int[i], basal_at=L - 1 - i, apical_at=i, current=ends["u"], **common)
+        type1 = Pyramidal(params=net.up[i], basal_at=i, apical_at=L - 1 - i, current=ends["v"], **common)
+        type2 = Pyramidal(params=net.down[i], basal_at=L - 1 - i, apical_at=i, current=ends["u"], **common)
         learner = Learner(
             shape=(size,), how=how, labels=data["labels"], steps=T, layers=L, layer=i, record=str(job / f"layer{i}.npz"),
             v_current=ends["v"], u_current=ends["u"],

@@ -1,4 +1,4 @@
-"""`train`: networks of DiffPC, LIF or DLIF and their baselines, from one configuration file."""
+"""`train`: networks of any of our neurons and their baselines, from one configuration file."""
 
 from __future__ import annotations
 

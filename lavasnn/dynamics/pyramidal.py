@@ -137,6 +137,27 @@ def step(params: Pyramidal | PyramidalInt, v: Array, basal: Array) -> tuple[Arra
     return fire(params, integrate(params, v, basal))
 
 
+def check_input(a: Array, steps: int, who: str, sample: int, t: int) -> None:
+    """Refuse what a dendrite does not hold: more than 16 bits in a step, or in all steps together more than 24.
+
+    Args:
+        a: Input of one or several samples, shape (neuron,) or (sample, neuron), integers.
+        steps: Of a window.
+        who: Named in the error.
+        sample: Number of the first one, likewise.
+        t: Step of the window, likewise.
+
+    Raises:
+        RangeError: Names sample, step and magnitude.
+    """
+    each = np.abs(a).reshape(-1, a.shape[-1]).max(axis=1)
+    sample, largest = sample + int(each.argmax()), int(each.max())
+    if largest > INPUT_MAX:
+        raise RangeError(f"{who}: sample {sample}, step {t} brings {largest:,}, a dendrite holds ±{INPUT_MAX:,} (16 bits)")
+    if largest * steps > STATE_MAX:
+        raise RangeError(f"{who}: sample {sample}, step {t}: {steps} inputs of {largest:,} do not add up within 24 bits")
+
+
 def currents(params: Pyramidal | PyramidalInt, values: Array, levels: int) -> Array:
     """Basal currents of a driven population.
 

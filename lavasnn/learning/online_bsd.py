@@ -121,19 +121,24 @@ class OnlineBSD:
         drawn = [random.uniform(-(pre**-0.5), pre**-0.5, (post, pre)).astype(np.float32) for post, pre in shapes]
         half = len(drawn) // 2
         self.W, self.Theta = drawn[:half], drawn[half:]
-        self.up, self.down = ([Pyramidal(settings.tau, thr)] * (half + 1) for thr in settings.thresholds)
+        self.up: list[Pyramidal | PyramidalInt] = [Pyramidal(settings.tau, settings.thresholds[0])] * (half + 1)
+        self.down: list[Pyramidal | PyramidalInt] = [Pyramidal(settings.tau, settings.thresholds[1])] * (half + 1)
         classes = settings.sizes[-1]
         self.v, self.u = ([np.zeros((classes, n)) for n in settings.sizes] for _ in range(2))
 
     def perceive(self, x: Array) -> Window:
         """Type 1 from a stimulus of 0 to 1, shape (neuron,)."""
-        return run(self.W, self.up, x.astype(np.float32), self.settings.steps)
+        return run(self.W, self.up, self.current(x), self.settings.steps)
 
     def recall(self, label: int) -> Window:
         """Type 2 from a concept."""
-        code = np.eye(self.settings.sizes[-1], dtype=np.float32)[label]
-        down = run(self.Theta[::-1], self.down, code, self.settings.steps)
+        code = self.current(np.eye(self.settings.sizes[-1])[label])
+        down = run(self.Theta[::-1], self.down[::-1], code, self.settings.steps)
         return Window(down.acc[::-1], down.s[::-1])
+
+    def current(self, x: Array) -> Array:
+        """The current that a stimulus or concept of 0 to 1 is."""
+        return x.astype(np.float32)
 
     def learn(self, x: Array, label: int) -> list[Array]:
         """Both pathways, then one gradient step of every weight; returns nothing to replay."""
@@ -220,21 +225,15 @@ class OnlineBSDInt(OnlineBSD):
                 weight[:] = np.clip(2 * np.rint(weight * 2.0 ** -(e + 1)), WEIGHT_MIN, WEIGHT_MAX)
         thr1, thr2 = (settings.tau * thr for thr in settings.thresholds)
         dv, ends = round(4096 / settings.tau), [math.ceil(thr * CURRENT) for thr in (thr1, thr2)]
-        self.up_int = [PyramidalInt(ends[0], dv), *(PyramidalInt(max(1, round(thr1 * 2.0**-e)), dv) for e in up)]
-        self.down_int = [*(PyramidalInt(max(1, round(thr2 * 2.0**-e)), dv) for e in down), PyramidalInt(ends[1], dv)]
+        self.up = [PyramidalInt(ends[0], dv), *(PyramidalInt(max(1, round(thr1 * 2.0**-e)), dv) for e in up)]
+        self.down = [*(PyramidalInt(max(1, round(thr2 * 2.0**-e)), dv) for e in down), PyramidalInt(ends[1], dv)]
         self.saturated = 0
         self.tags = [[np.zeros(w.shape, np.int64) for w in weights] for weights in (self.W, self.Theta)]
         self.layers = [Compartments(n, how) for n, how in zip(settings.sizes, plasticity(settings), strict=True)]
 
-    def perceive(self, x: Array) -> Window:
-        """Type 1 from a stimulus of 0 to 1, shape (neuron,), rounded to a current of 0..255."""
-        return run(self.W, self.up_int, np.rint(x * CURRENT).astype(np.int64), self.settings.steps)
-
-    def recall(self, label: int) -> Window:
-        """Type 2 from a concept."""
-        code = CURRENT * np.eye(self.settings.sizes[-1], dtype=np.int64)[label]
-        down = run(self.Theta[::-1], self.down_int[::-1], code, self.settings.steps)
-        return Window(down.acc[::-1], down.s[::-1])
+    def current(self, x: Array) -> Array:
+        """Rounded to a current of 0..255."""
+        return np.rint(x * CURRENT).astype(np.int64)
 
     def learn(self, x: Array, label: int) -> list[Array]:
         """Both pathways, the critics, the replay; returns each layer's post traces, shape (4, neuron)."""

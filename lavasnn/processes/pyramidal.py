@@ -29,9 +29,7 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from lavasnn.dynamics import pyramidal as dynamics
-from lavasnn.dynamics.fixedpoint import STATE_MAX
-from lavasnn.dynamics.pyramidal import INPUT_MAX
-from lavasnn.errors import InputError, RangeError
+from lavasnn.errors import InputError
 
 
 class Pyramidal(AbstractProcess):
@@ -143,7 +141,9 @@ class _Model(PyLoihiProcessModel):
             if which == "b":
                 s = self._soma(a if self.current is None else a + self.current[sample % len(self.current)], sample, t)
             else:
-                self.sums["a"] = self.sums["a"] + a + self.params.bias_apical
+                apical = a + self.params.bias_apical
+                self._check(apical, sample, t)
+                self.sums["a"] = self.sums["a"] + apical
             if sample < len(self.kept["cnt"]):
                 self.kept[f"acc_{which}"][sample, t] = self.sums[which]
         self.s_out.send(s.astype(self.sent))
@@ -169,7 +169,7 @@ class _Model(PyLoihiProcessModel):
             self.kept["cnt"][sample, t] = self.spikes
         return s
 
-    def _check(self, basal: np.ndarray, sample: int, t: int) -> None:
+    def _check(self, a: np.ndarray, sample: int, t: int) -> None:
         """Refuse what the chip's dendrite does not hold; real numbers have no end."""
 
 
@@ -194,14 +194,8 @@ class PyPyramidalFixed(_Model):
             raise InputError(f"{proc_params['label']}: 'fixed_pt' needs PyramidalInt parameters")
         super().__init__(proc_params)
 
-    def _check(self, basal: np.ndarray, sample: int, t: int) -> None:
-        largest = int(np.abs(basal).max(initial=0))
-        if largest > INPUT_MAX:
-            raise RangeError(
-                f"{self.label}: sample {sample}, step {t} brings {largest:,}, a dendrite holds ±{INPUT_MAX:,} (16 bits)"
-            )
-        if largest * self.n_steps > STATE_MAX:
-            raise RangeError(f"{self.label}: {self.n_steps} inputs of {largest:,} do not add up within 24 bits")
+    def _check(self, a: np.ndarray, sample: int, t: int) -> None:
+        dynamics.check_input(a, self.n_steps, self.label, sample, t)
 
 
 @implements(proc=Pyramidal, protocol=LoihiProtocol)

@@ -52,7 +52,7 @@ METHOD_COLUMNS = (
     "network",
     "float",
     "8-bit program",
-    "Lava, values compared: mismatches",
+    "Lava; values compared: mismatches",
     "bits per neuron, all messages",
     "synaptic operations a sample",
     "cores",
@@ -69,9 +69,13 @@ def methods(folder: Path) -> str:
     Of DiffPC, operations are those of inference, and messages those of both phases; of BSD both with both pathways running, and
     operations of perception alone too.
     """
-    found = [(name, s) for name, s in _summaries(folder) if s.get("lava") and not name.endswith("sparsity")]
+    found = [(name, s) for name, s in _summaries(folder) if s.get("lava") and not _swept(s)]
     found.sort(key=lambda entry: (entry[1]["config"]["data"]["name"], METHODS.index(_method(entry[1]))))
     return _table(METHOD_COLUMNS, [_method_row(name, s) for name, s in found])
+
+
+def _swept(summary: dict[str, Any]) -> bool:
+    return any("changes" in row for row in summary["results"].values())
 
 
 def _method(summary: dict[str, Any]) -> str:
@@ -91,7 +95,7 @@ def _method_row(name: str, summary: dict[str, Any]) -> list[str]:
         _network(config["data"]["name"], config["network"]["hidden"]),
         _percent(found, "test_float"),
         _percent(found, "test_int8"),
-        f"{lava['samples']} samples, {lava['compared']:,}: {lava['mismatches']}",
+        f"{100 * lava['accuracy']:.1f} of the first {lava['samples']}; {lava['compared']:,}: {lava['mismatches']}",
         f"{mean['bits_total_test']:.2f}",
         operations,
         str(found["seeds"][0]["cores"]),
@@ -221,9 +225,5 @@ def _percent(found: dict[str, Any], key: str) -> str:
 
 if __name__ == "__main__":
     summaries = Path(sys.argv[1])
-    swept = [
-        p
-        for p in sorted(summaries.glob("*.json"))
-        if any("changes" in r for r in json.loads(p.read_text())["results"].values())
-    ]
+    swept = [summaries / f"{name}.json" for name, s in _summaries(summaries) if _swept(s)]
     print(methods(summaries), results(summaries), spiking(summaries), *map(sweep, swept), sep="\n\n")

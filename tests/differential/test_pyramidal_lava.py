@@ -180,6 +180,25 @@ def test_an_input_beyond_16_bits_is_refused(tmp_path: Path) -> None:
         on_lava(tmp_path, setting, arrays)
 
 
+def test_sums_beyond_24_bits_are_refused_as_by_the_exact_executor(tmp_path: Path) -> None:
+    arrays = {
+        "stimuli": np.array([[30_000, 0]]),
+        "concepts": np.array([[1]]),
+        "W0": np.array([[2, 2]]),
+        "Theta0": np.array([[2], [2]]),
+    }
+    setting = {
+        "layers": 2,
+        "steps": 300,
+        "period": 300,
+        "whole": True,
+        "params": [{"vth": 5}, {"vth": 5}],
+        "exponents": {"W0": 0, "Theta0": 0},
+    }
+    with pytest.raises(LavaRunError, match="type1-0: sample 0, step 0: 300 inputs of 30,000 do not add up within 24 bits"):
+        on_lava(tmp_path, setting, arrays)
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compile import rules
-from compile.backends import exact, lava
+from compile.backends import exact, lava, lava_wires
 from compile.passes.lower import lowered
 from compile.pipeline import compile_graph
 from compile.target import LOIHI2
@@ -101,7 +101,7 @@ def test_compiled_they_are_stock_processes_and_spike_the_same_on_lava() -> None:
     pairs = program.graph.population("pairs1").dynamics
     assert (pairs.du, pairs.dv, pairs.vth) == (4095, 4095, 3)
     kinds = {lava.process_name(program.graph, p) for p in program.graph.populations[1:]}
-    kinds |= {lava.synapse_name(program.graph, p) for p in program.graph.projections}
+    kinds |= {lava_wires.synapse_name(program.graph, p) for p in program.graph.projections}
     assert kinds == {"LIFReset", "Dense", "DelayDense", "Sparse"}
     mine = exact.run(program.graph, pixels, record=True)
     found = compare(program.graph, mine, lava.run(program.graph, pixels, record=True))

@@ -23,10 +23,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lavasnn.architecture import Convolution, Full, Layer
-from lavasnn.dynamics.pyramidal import Pyramidal, step
+from lavasnn.architecture import Convolution, Full, Layer, Mirror
+from lavasnn.dynamics.pyramidal import Pyramidal, fire, integrate, step
 from lavasnn.errors import InputError
-from lavasnn.nn.bsd_layers import Folded, Link, Norm
+from lavasnn.nn.bsd_layers import Folded, Link, Norm, linked
+from lavasnn.nn.surrogate import heaviside
 
 HELD = 32_000_000
 """Numbers of the widest layer that an evaluation holds at a time, at most."""
@@ -52,7 +53,7 @@ class Pathway:
 
 
 class BSDNet(nn.Module):
-    """BSD network of fully connected layers and convolutions.
+    """BSD network of fully connected layers and convolutions, also in reverse.
 
     Args:
         plan: Its layers, stimulus to concept, at least two; or, fully connected, the neurons of all its layers, both ends
@@ -78,7 +79,7 @@ class BSDNet(nn.Module):
 
     def __init__(
         self,
-        plan: Sequence[int] | Sequence[Layer],
+        plan: Sequence[int] | Sequence[Layer | Mirror],
         steps: int = 4,
         tau: float = 2.0,
         thresholds: tuple[float, float] = (0.2, 0.1),
@@ -97,7 +98,7 @@ class BSDNet(nn.Module):
         self.steps = steps
         self.type1, self.type2 = (Pyramidal(tau, threshold) for threshold in thresholds)
         self.first1, self.first2 = (Pyramidal(tau, entry or threshold) for threshold in thresholds)
-        self.up, self.down = (tuple(Link(layer, down) for layer in self.plan) for down in (False, True))
+        self.up, self.down = (tuple(linked(layer, down) for layer in self.plan) for down in (False, True))
         self.W = nn.ParameterList(_drawn(link, generator) for link in self.up)
         self.Theta = nn.ParameterList(_drawn(link, generator) for link in self.down)
         self.norm_up = nn.ModuleDict({str(i): Norm(link) for i, link in enumerate(self.up[:-1])} if norm else {})
@@ -142,13 +143,28 @@ class BSDNet(nn.Module):
         up, down = _chain(self.up, self.W, self.norm_up), _chain(self.down, self.Theta, self.norm_down)
         return tuple(_folded(*parts) for parts in up), tuple(_folded(*parts) for parts in down)
 
-    def _run(self, neurons: tuple[Pyramidal, Pyramidal], chain: Sequence[_Part], current: Tensor, every: bool) -> Pathway:
+    def unrolled(self, x: Tensor, surrogate: str = "atan") -> Tensor:
+        """What `forward` gives, with gradients through synapses, batch norm, time and spikes: for backpropagation alone.
+
+        A spike's derivative by H - threshold is the surrogate's; none passes through the reset, as in `lavasnn.nn.lif`.
+        """
+        parts = _chain(self.up, self.W, self.norm_up)
+        return self._run((self.first1, self.type1), parts, x, False, surrogate).v[-1]
+
+    def _run(
+        self,
+        neurons: tuple[Pyramidal, Pyramidal],
+        chain: Sequence[_Part],
+        current: Tensor,
+        every: bool,
+        surrogate: str | None = None,
+    ) -> Pathway:
         samples = len(current)
         rates, trains = list[Tensor](), list[Tensor]()
         voltages, gains = [current], list[Tensor | None]([None])
 
         def sent(neuron: Pyramidal, basal: Tensor) -> Tensor:
-            spikes = fired(neuron, basal)
+            spikes = fired(neuron, basal) if surrogate is None else _smooth(neuron, basal, surrogate)
             rates.append(spikes.mean(0))
             trains.extend([spikes] if every else [])
             return spikes
@@ -174,7 +190,7 @@ def _chain(links: Sequence[Link], weights: nn.ParameterList, norms: nn.ModuleDic
     return [(link, weight, by_place.get(str(i))) for i, (link, weight) in enumerate(zip(links, weights, strict=True))]
 
 
-def layered(plan: Sequence[int] | Sequence[Layer]) -> tuple[Layer, ...]:
+def layered(plan: Sequence[int] | Sequence[Layer | Mirror]) -> tuple[Layer | Mirror, ...]:
     """The layers of a network from them, or from the neurons of all its layers if it is fully connected."""
     sizes = [entry for entry in plan if isinstance(entry, int)]
     given = [entry for entry in plan if not isinstance(entry, int)]
@@ -188,6 +204,17 @@ def fired(neuron: Pyramidal, basal: Tensor) -> Tensor:
         s, v = step(neuron, v, a)
         found[t] = s
     return found
+
+
+def _smooth(neuron: Pyramidal, basal: Tensor, surrogate: str) -> Tensor:
+    """The same spikes with a surrogate's gradient."""
+    v, found = torch.zeros_like(basal[0]), list[Tensor]()
+    for a in basal:
+        v = integrate(neuron, v, a)
+        likely = heaviside(v / neuron.tau - neuron.threshold, surrogate)
+        s, v = fire(neuron, v)
+        found.append(s + likely - likely.detach())
+    return torch.stack(found)
 
 
 def _drawn(link: Link, generator: torch.Generator | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The BSD autoencoder against the equations of its docstring as loops and as losses that autograd differentiates; its measures."""
+"""The BSD autoencoder against the equations of its docstring as loops and as losses for autograd; its measures."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_both_pathways_synapse_by_synapse(name: str) -> None:
     for down, found in ((False, net.perceive(x, every=True)), (True, net.recall(x, every=True))):
         order = slice(None, None, -1) if down else slice(None)
         parts = list(zip(net.plan, net.Theta if down else net.W, strict=True))[order]
-        drive = np.repeat(x.numpy()[None], T, 0)
+        drive = before = np.repeat(x.numpy()[None], T, 0)
         for place, (v, s) in enumerate(zip(found.v[order], found.trains[order], strict=True)):
             if place:
                 layer, weight = parts[place - 1]

@@ -63,9 +63,8 @@ def _local(x: Array) -> Array:
     half = WINDOW // 2
     weights = np.exp(-0.5 * (np.arange(-half, half + 1) / DEVIATION) ** 2)
     weights /= weights.sum()
-    for axis in (2, 3):
-        x = correlate1d(x, weights, axis)
-    return x[:, :, half:-half, half:-half]
+    smooth: Array = correlate1d(correlate1d(x, weights, 2), weights, 3)
+    return smooth[:, :, half:-half, half:-half]
 
 
 def frechet(x: Array, y: Array) -> float:
@@ -88,7 +87,8 @@ def frechet(x: Array, y: Array) -> float:
 
 def _root(S: Array) -> Array:
     values, vectors = np.linalg.eigh(S)
-    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    root: Array = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return root
 
 
 def principal(train: Array, x: Array, components: int) -> Array:

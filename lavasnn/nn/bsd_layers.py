@@ -6,8 +6,8 @@ again. Upwards a convolution is the usual one. Downwards it is, in this order,
     nearest-neighbour upsampling by the stride, cropped at the bottom and right to the image of the layer below
     a convolution of the same kernel, stride 1, with weights of its own
 
-so that both directions connect the same two layers; of a mirrored convolution, in a decoder, they change places. Strides halve images where the paper pools: the largest of four spikes
-would need a neuron and a step of its own.
+so that both directions connect the same two layers; of a mirrored convolution, in a decoder, they change places. Strides halve
+images where the paper pools: the largest of four spikes would need a neuron and a step of its own.
 
 Source: Biologically Plausible Learning via Bidirectional Spike-based Distillation (ICLR 2026), appendix E.2.2.
 """

@@ -21,8 +21,8 @@ At the ends each pathway meets the image itself, and learns by its squared error
 which the split would leave as it is. Losses are sums over the batch.
 
 What the paper leaves open: it decomposes the image and all voltages and gives each frequency domain its lambda (section 4.4,
-appendix E.2.4), but writes no equation. Cosines and positive pairs of each band, and a radius in units of the highest frequency,
-are our reading. "At the top layer" (section 4.4) is taken as the end of either pathway, as equation 9 is symmetric.
+appendix E.2.4), but writes no equation. Cosines and positive pairs of each band, and a radius in units of the highest
+frequency, are our reading. "At the top layer" (section 4.4) is taken as the end of either pathway, as equation 9 is symmetric.
 
 Source: Biologically Plausible Learning via Bidirectional Spike-based Distillation (ICLR 2026), section 4.4, appendices E.2.4
 and F.3.

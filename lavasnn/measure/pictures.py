@@ -63,8 +63,7 @@ def _local(x: Array) -> Array:
     half = WINDOW // 2
     weights = np.exp(-0.5 * (np.arange(-half, half + 1) / DEVIATION) ** 2)
     weights /= weights.sum()
-    smooth: Array = correlate1d(correlate1d(x, weights, 2), weights, 3)
-    return smooth[:, :, half:-half, half:-half]
+    return correlate1d(correlate1d(x, weights, 2), weights, 3)[:, :, half:-half, half:-half]
 
 
 def frechet(x: Array, y: Array) -> float:
@@ -87,8 +86,7 @@ def frechet(x: Array, y: Array) -> float:
 
 def _root(S: Array) -> Array:
     values, vectors = np.linalg.eigh(S)
-    root: Array = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return root
+    return np.einsum("ij,j,kj->ik", vectors, np.sqrt(values.clip(min=0)), vectors)
 
 
 def principal(train: Array, x: Array, components: int) -> Array:

@@ -154,6 +154,8 @@ def load_model(path: Path) -> Model:
         InputError: Not a model file, or one whose entries do not fit together.
     """
     _, header, tensors = read_tensors(path, "model")
+    if "task" in header:
+        raise InputError(f"{path}: a model of task {header['task']!r}; needed is one that tells classes apart")
     config = parse(header["config"], str(path))
     net: Net
     if config.network.neuron != "diffpc":

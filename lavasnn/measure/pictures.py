@@ -20,6 +20,8 @@ Update Rule (2017).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
@@ -89,14 +91,14 @@ def _root(S: Array) -> Array:
     return np.einsum("ij,j,kj->ik", vectors, np.sqrt(values.clip(min=0)), vectors)
 
 
-def principal(train: Array, x: Array, components: int) -> Array:
+def principal(train: Array, x: Array, counts: Sequence[int]) -> dict[int, Array]:
     """What the first principal components of `train` keep of `x`, both of shape (sample, feature).
 
     Args:
         train: Gives the mean and the components.
         x: What is brought back.
-        components: How many numbers describe a sample, 0..feature.
+        counts: How many numbers describe a sample, 0..feature each.
     """
     mean = train.mean(0)
-    vectors = np.linalg.eigh(np.cov(train, rowvar=False))[1][:, ::-1][:, :components]
-    return mean + (x - mean) @ vectors @ vectors.T
+    largest_first = np.linalg.eigh(np.cov(train, rowvar=False))[1][:, ::-1]
+    return {n: mean + (x - mean) @ largest_first[:, :n] @ largest_first[:, :n].T for n in counts}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import cmath
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
@@ -16,10 +19,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lavasnn.architecture import Convolution, Mirror, autoencoder
-from lavasnn.errors import InputError
+from lavasnn.cli import cli
+from lavasnn.data import Images
+from lavasnn.errors import ConfigError, InputError
 from lavasnn.learning.bsd_autoencoder import AutoencoderSection, distil, low_frequencies, split
+from lavasnn.learning.model import load_model
+from lavasnn.learning.reconstruction import (
+    EncoderSection,
+    PictureLoop,
+    PictureTraining,
+    ReconstructionTask,
+    as_floats,
+    brought_back,
+    load_autoencoder,
+    load_task,
+    parse,
+)
+from lavasnn.learning.trainer import predict
 from lavasnn.measure.pictures import frechet, mse, principal, psnr, ssim
 from lavasnn.nn.bsd import BSDNet
+from lavasnn.nn.diffpc import DiffPCNet
 
 T, FIRST, SECOND, EPSILON = 5, 0.3, 0.25, 1e-5
 SHAPES = {"7 to 4 to 2": ((2, 7, 7), ["3c3s2", "4c3s2"]), "oblong, stride 3": ((1, 9, 5), ["3c5s3", "2c3"])}
@@ -353,3 +372,184 @@ def test_principal_components_keep_what_a_plane_holds() -> None:
     errors = [mse(kept, x) for kept in principal(x, x, range(7)).values()]
     values = np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2  # what is left out is the sum of the rest
     np.testing.assert_allclose(errors, [values[k:].sum() / x.size for k in range(7)], atol=1e-12)
+
+
+# The task
+
+
+TOML = """
+task = "reconstruction"
+name = "a"
+seeds = [0, 1]
+variants = ["bptt", "primitive", "infonce", "mse"]
+components = [2]
+[data]
+name = "mnist"
+[network]
+hidden = ["2c3s2", "3c3s2"]
+[training]
+epochs = 2
+batch = 16
+shift = 1
+[bsd]
+steps = 3
+[classifier]
+hidden = [5]
+epochs = 1
+"""
+
+
+def blobs(split: str, n: int = 40, seed: int = 0) -> Images:
+    """Images of 28 x 28 with a bright square each, its place their class."""
+    random = np.random.default_rng(seed)
+    pixels, labels = np.zeros((n, 28, 28), np.uint8), random.integers(0, 10, n)
+    for image, label in zip(pixels, labels, strict=True):
+        row, column = divmod(int(label), 4)
+        image[8 * row + 2 : 8 * row + 7, 6 * column + 2 : 6 * column + 7] = random.integers(128, 256)
+    return Images("mnist", split, pixels.reshape(n, -1), labels, (28, 28), 255, 10)
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReconstructionTask:
+    def load(spec: str, folder: Path | None, **_: Any) -> Images:
+        return blobs(spec.partition(":")[2], seed=int(spec.endswith("test")))
+
+    monkeypatch.setattr("lavasnn.data.load", load)
+    (tmp_path / "a.toml").write_text(TOML)
+    return load_task(tmp_path / "a.toml")
+
+
+def same(a: PictureLoop, b: PictureLoop) -> bool:
+    return all(np.array_equal(x, b.arrays()[name]) for name, x in a.arrays().items())
+
+
+def test_variants_are_what_they_say(task: ReconstructionTask) -> None:
+    found = task.variants()
+    assert list(found) == ["bsd", "bptt", "primitive", "infonce", "mse"]
+    assert all(variant.label == label for label, variant in found.items())
+    assert found["bptt"].config.training.method == "bptt" and found["primitive"].config.bsd.cutoff == 0
+    assert found["infonce"].config.bsd.loss == "infonce" and found["mse"].config.bsd.loss == "mse"
+    dumps = [json.dumps(variant.dump()) for variant in found.values()]
+    assert len(set(dumps)) == 5
+    assert task.with_epochs(7).config.training.epochs == 7
+
+
+@pytest.mark.parametrize("label", ["bsd", "bptt"])
+def test_a_run_goes_on_exactly(task: ReconstructionTask, label: str, tmp_path: Path) -> None:
+    chosen = task.variants()[label]
+    data = chosen.data(None, False)
+    whole, first, second = (chosen.loop(data, 3, "cpu") for _ in range(3))
+    before = whole.arrays()["W.0"].copy()
+    whole.run()
+    first.run_batch()
+    first.save_checkpoint(tmp_path / "c")
+    second.resume(tmp_path / "c")
+    second.run()
+    assert same(whole, second) and not np.array_equal(before, whole.arrays()["W.0"])
+    assert np.array_equal(whole.arrays()["Theta.0"], task.loop(data, 3, "cpu").arrays()["Theta.0"]) == (label == "bptt")
+    assert [r.error for r in whole.progress.history] == [r.error for r in second.progress.history]
+    other = task.variants()["mse"].loop(data, 3, "cpu")
+    with pytest.raises(InputError, match="a checkpoint of another run, its config differs"):
+        other.resume(tmp_path / "c")
+
+
+def test_reported_errors_are_those_of_the_batches(task: ReconstructionTask) -> None:
+    one = ReconstructionTask(task.config.model_copy(update={"training": PictureTraining(batch=40, epochs=1)}))
+    data = one.data(None, False)
+    loop = one.loop(data, 0, "cpu")
+    x = torch.from_numpy(as_floats(data.train)).float()
+    v, u = loop.net.train().perceive(x).v[-1], loop.net.recall(x).v[0]
+    (report,) = loop.run()
+    assert report.error == pytest.approx(float((v - x).square().mean()), rel=1e-4)
+    assert report.error_recall == pytest.approx(float((u - x).square().mean()), rel=1e-4)
+
+
+def test_training_brings_pictures_back(task: ReconstructionTask, tmp_path: Path) -> None:
+    """By both methods, and better than the mean image."""
+    training, hidden = PictureTraining(epochs=20, batch=16, learning_rate=4e-3), EncoderSection(hidden=("4c3s2", "8c3s2"))
+    config = task.config.model_copy(update={"training": training, "network": hidden})
+    data = task.data(None, False)
+    base = task.references(data)["mean image"]["mse"]
+    for label in ("bsd", "bptt"):
+        chosen = ReconstructionTask(config).variants()[label]
+        loop = chosen.loop(data, 0, "cpu")
+        loop.run()
+        row = chosen.measure(loop, data)
+        x = brought_back(loop.net, data.test).x
+        truth = as_floats(data.test)
+        assert 0 <= x.min() and x.max() <= 1
+        assert row["mse"] == pytest.approx(((x - truth) ** 2).mean()) and row["mse"] < 0.9 * base
+        assert len(row["rates"]) == 5 and 0 < row["rates"][2] < 1
+        assert ("mse_recall" in row) == (label == "bsd")
+    loop.save_model(tmp_path / "m.safetensors")
+    net, kept = load_autoencoder(tmp_path / "m.safetensors")
+    assert kept.label == "bptt"
+    assert np.array_equal(brought_back(net, data.test).x, x)
+    with pytest.raises(InputError, match="a model of task 'reconstruction'; needed is one that tells classes apart"):
+        load_model(tmp_path / "m.safetensors")
+
+
+def test_references_and_features(task: ReconstructionTask) -> None:
+    data = task.data(None, False)
+    found = task.references(data)
+    assert list(found) == ["mean image", "2 principal components", "training images", "classifier"]
+    assert found["2 principal components"]["mse"] < found["mean image"]["mse"]
+    assert found["classifier"]["accuracy"] == float(
+        np.mean(predict(data.classifier.net, data.test, data.classifier.encoding, data.classifier.config) == data.test.labels)
+    )
+    net, factor = data.classifier.net, 2.0**data.classifier.encoding.scale_exponent
+    assert isinstance(net, DiffPCNet)
+    weight, bias = net.linears[0].weight.detach().numpy(), net.linears[0].bias.detach().numpy()
+    by_hand = np.maximum(0, data.test.pixels.astype(float) * factor @ weight.T + bias)
+    np.testing.assert_allclose(data.test_features, by_hand, rtol=1e-4, atol=1e-4)
+    assert data.compare(as_floats(data.test)) == {
+        "mse": 0,
+        "psnr": math.inf,
+        "ssim": pytest.approx(1),
+        "frechet": pytest.approx(0, abs=1e-6),
+    }
+
+
+def test_recall_draws_what_both_pathways_make_of_images(task: ReconstructionTask, tmp_path: Path) -> None:
+    loop = task.loop(task.data(None, False), 0, "cpu")
+    loop.save_model(tmp_path / "m.safetensors")
+    command = ["recall", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "p.png"), "--samples", "3", "--json"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 0, done.output
+    few = blobs("test", seed=1).take(3)
+    found, truth = brought_back(loop.net, few), as_floats(few)
+    values = json.loads(done.output)
+    assert values["mse"] == mse(found.x, truth) and values["mse_recall"] == mse(found.u, truth)
+    assert values["samples"] == 3 and (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    done = CliRunner().invoke(cli, [*command, "--backend", "lava"])
+    assert isinstance(done.exception, InputError) and "an autoencoder, which torch runs" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"network": {"hidden": ["8c4s2"]}}, r"network.hidden.0 is '8c4s2': allowed is a convolution with an odd kernel"),
+        ({"network": {"hidden": ["8c3s2", 40]}}, r"network.hidden.1 is 40: allowed is a convolution"),
+        ({"network": {"hidden": []}}, "network.hidden is"),
+        ({"network": {"neuron": "lif"}}, "unknown entry network.neuron; allowed are hidden$"),
+        ({"network": {"hidden": ["9000c3", "9000c3"]}}, "network has a layer of 729,000,000 weights or neurons"),
+        ({"bsd": {"penalty": 1.0}}, "unknown entry bsd.penalty; allowed are steps, .*cutoff, penalty_low"),
+        ({"bsd": {"cutoff": 2.0}}, "bsd.cutoff is 2.0"),
+        ({"training": {"method": "diffpc"}}, "training.method is 'diffpc'"),
+        ({"training": {"method": "bptt"}, "variants": ["mse"]}, "training.method is 'bptt', which is a variant of 'bsd'"),
+        ({"variants": ["backprop"]}, "variants.0 is 'backprop'"),
+        ({"components": [785]}, "components has 785, an image 784 pixels"),
+        ({"data": {"name": "digits"}}, "data.name is 'digits'; needed are images of 11 x 11 pixels or more"),
+        ({"data": {"name": "nmnist"}}, "data.name is 'nmnist'; needed are images"),
+        ({"data": {"name": "mnist", "input_exponent": 2}}, "data.input_exponent is 2"),
+    ],
+)
+def test_what_a_configuration_cannot_say(entries: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(entries, "here")
+
+
+def test_more_held_out_than_there_are(task: ReconstructionTask) -> None:
+    section = task.config.data.model_copy(update={"validation": 40})
+    with pytest.raises(ConfigError, match=r"data\.validation is 40, the training set has 40 images"):
+        ReconstructionTask(task.config.model_copy(update={"data": section})).data(None, False)

@@ -553,3 +553,56 @@ def test_more_held_out_than_there_are(task: ReconstructionTask) -> None:
     section = task.config.data.model_copy(update={"validation": 40})
     with pytest.raises(ConfigError, match=r"data\.validation is 40, the training set has 40 images"):
         ReconstructionTask(task.config.model_copy(update={"data": section})).data(None, False)
+
+
+# What the page says
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = {
+    "bsd": "BSD",
+    "bptt": "the same network, end to end",
+    "primitive": "one λ for all frequencies",
+    "infonce": "InfoNCE",
+    "mse": "squared distance",
+    "training images": "other images",
+}
+DIGITS = {"mse": 4, "psnr": 2, "ssim": 3, "frechet": 3}
+
+
+def lines(name: str) -> list[str]:
+    """Rows of a table: means over seeds, their deviation where there are several, and the references."""
+    summary = json.loads((ROOT / "sim_runs" / "summaries" / f"{name}.json").read_text())
+    found: dict[str, list[str]] = {}
+    for label, result in summary["results"].items():
+        spread = result["deviation"]
+        found[label] = [
+            f"{result['mean'][key]:.{d}f}" + (f" ± {spread[key]:.{d}f}" if spread else "") for key, d in DIGITS.items()
+        ]
+    for label, values in summary["references"].items():
+        if label != "classifier":
+            found[label] = [f"{values[key]:.{d}f}" if key in values else "" for key, d in DIGITS.items()]
+    return [f"| {NAMES.get(label, label)} | {' | '.join(cells)} |" for label, cells in found.items()]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sim_runs").glob("*autoencoder*.toml")), ids=lambda p: p.stem)
+def test_configurations_are_valid_and_summaries_theirs(path: Path) -> None:
+    run, summary = load_task(path), ROOT / "sim_runs" / "summaries" / f"{path.stem}.json"
+    assert run.name == path.stem
+    if not summary.is_file():
+        assert "*Not run*" in path.read_text()
+        return
+    found = json.loads(summary.read_text())
+    assert found["config"] == run.dump() and list(found["results"]) == list(run.variants())
+    for label, result in found["results"].items():
+        assert [row["seed"] for row in result["seeds"]] == list(run.seeds)
+        for key, mean in result["mean"].items():
+            assert mean == pytest.approx(sum(row[key] for row in result["seeds"]) / len(run.seeds), abs=1e-6), label
+
+
+@pytest.mark.parametrize("name", ["mnist-bsd-autoencoder", "fashion-bsd-autoencoder", "mnist-bsd-autoencoder-losses"])
+def test_the_page_quotes_the_summaries(name: str) -> None:
+    page = (ROOT / "docs" / "bsd-autoencoder.md").read_text("utf-8")
+    assert f"| {name} | MSE |" in page
+    table = page.partition(f"| {name} | MSE |")[2].partition("\n\n")[0].splitlines()[2:]
+    own = lines(name)
+    assert table == (own if "losses" not in name else own[:4])

@@ -510,6 +510,24 @@ def test_references_and_features(task: ReconstructionTask) -> None:
     }
 
 
+def test_a_summary_has_every_seed_variant_and_reference(
+    task: ReconstructionTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, ["train", "a.toml", "--epochs", "1", "--summary", "s.json", "-q"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(Path("s.json").read_text())
+    short = task.with_epochs(1)
+    assert found["command"] == "lavasnn train a.toml --epochs 1 --summary FILE" and found["config"] == short.dump()
+    assert list(found["results"]) == list(short.variants()) and "2 principal components" in found["references"]
+    data = short.data(None, False)
+    for label, variant in short.variants().items():
+        loop = variant.loop(data, 1, "cpu")
+        assert loop.adopt(tmp_path / "runs" / f"a-{label}-s1.safetensors")
+        row = {key: value for key, value in found["results"][label]["seeds"][1].items() if key not in ("seed", "seconds")}
+        assert row == variant.measure(loop, data)
+
+
 def test_recall_draws_what_both_pathways_make_of_images(task: ReconstructionTask, tmp_path: Path) -> None:
     loop = task.loop(task.data(None, False), 0, "cpu")
     loop.save_model(tmp_path / "m.safetensors")

@@ -93,7 +93,7 @@ def test_nothing_written_means_the_defaults(tmp_path: Path) -> None:
     "text, allowed",
     [
         ("epocs = 3", "name, seeds, baselines, threads, data, network, training, timing, spiking, bsd, choose, sweep"),
-        ("[training]\nepocs = 3", "method, form, epochs, batch, optimizer"),
+        ("[training]\nepocs = 3", "epochs, batch, optimizer, learning_rate"),
         ("[data]\nnmae = 'digits'", "name, validation, limit, input_exponent"),
         ("[network]\nhiden = [3]", "hidden, neuron"),
         ("[spiking]\nstpes = 3", "steps, dv, du, vth, surrogate, code, pairs, sparsity, pair_choice, pair_field, bias, norm"),

@@ -103,7 +103,7 @@ def sizes(net: Net) -> list[int]:
 
 
 _NEVER = {"timing", "choose", "sweep"}
-_LATER = {"training": {"randaugment": 0}, "bsd": {"threshold_entry": None, "norm": False}}
+_LATER = {"training": {"randaugment": 0, "warmup": 0}, "bsd": {"threshold_entry": None, "norm": False}}
 """Entries that files of earlier versions lack, with the values that mean what those did: they are left out."""
 
 

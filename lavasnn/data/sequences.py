@@ -185,11 +185,6 @@ def _table(path: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     return np.array([row[1:] for row in rows[1:]], np.float64), tuple(rows[0][1:])
 
 
-def windows(part: Stretch, length: int, every: int, start: int = 0) -> NDArray[np.int64]:
-    """Where windows of `length` steps begin that fit in a part, one in each `every` steps from `start` on, shape (window,)."""
-    return np.arange(start, len(part) - length + 1, every)
-
-
 # What costs no training
 
 

@@ -260,9 +260,9 @@ def test_a_checkpoint_after_every_batch_changes_nothing(digits: Images, tmp_path
     straight.run()
     pieces = Trainer(setting, digits, seed=1)
     while pieces.progress.epoch < 2:
-        pieces._batch(pieces._order(pieces.progress.epoch))
+        pieces.run_batch()
         if pieces.progress.batch == pieces.batches:
-            pieces._close_epoch()
+            pieces.run_epoch()
         pieces.save_checkpoint(path)
         pieces = Trainer(setting, digits, seed=1)
         pieces.resume(path)
@@ -324,7 +324,7 @@ def test_the_seed_decides_everything(digits: Images) -> None:
 
 def test_every_epoch_visits_every_sample_in_another_order(digits: Images) -> None:
     trainer = Trainer(config(), digits, seed=1)
-    orders = [trainer._order(epoch).tolist() for epoch in (0, 1)]
+    orders = [trainer.order(epoch, 300).tolist() for epoch in (0, 1)]
     assert orders[0] != orders[1]
     assert [sorted(order) for order in orders] == [list(range(300))] * 2
 

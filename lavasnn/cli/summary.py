@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import re
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +14,10 @@ from compile.cost import count, operations
 from compile.program import Program
 from compile.target import LOIHI2
 from lavasnn.architecture import Full
-from lavasnn.cli.common import machine, note, open_network, version
+from lavasnn.cli.common import note, open_network, version
 from lavasnn.cli.deploy import build
 from lavasnn.cli.execute import execute
-from lavasnn.cli.train import held_out, model_path, train_one
+from lavasnn.cli.train import held_out, model_path, over_seeds, provenance, train_one
 from lavasnn.cli.verify import proof_json, prove
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
@@ -50,18 +48,10 @@ def summarise(
         _check_pairs(other, train)
     for label, (other, stem, changes) in variants.items():
         rows = [_measure(other, label, stem, train, validation, test, s, device, quiet) for s in run.seeds]
-        numbers = {key: [r[key] for r in rows] for key in rows[0] if isinstance(rows[0][key], float)}
-        results[label] = {
-            **({"changes": changes} if changes else {}),
-            "mean": {key: round(statistics.fmean(v), 6) for key, v in numbers.items()},
-            "deviation": {key: round(statistics.stdev(v), 6) for key, v in numbers.items()} if len(rows) > 1 else None,
-            "seeds": rows,
-        }
+        results[label] = ({"changes": changes} if changes else {}) | over_seeds(rows)
     return {
         "config": dump(run),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": machine(),
-        "device": device,
+        **provenance(device),
         "test_samples": len(test),
         "results": results,
         "lava": _on_lava(run, train, test, quiet),
@@ -143,9 +133,7 @@ def compare_candidates(run: RunConfig, images: Images, device: str, quiet: bool)
         note(quiet, f"{rows[best]['changes']} did best, which the configuration does not have")
     return {
         "config": dump(run),
-        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": machine(),
-        "device": device,
+        **provenance(device),
         "seed": run.seeds[0],
         "held_out": len(validation or ()),
         "candidates": rows,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from lavasnn import config as configs
 from lavasnn import data
-from lavasnn.cli.common import FILE, OUTPUT, OUTPUT_FILE, SEEDS, note, open_network, show, ticker
+from lavasnn.cli.common import FILE, OUTPUT, OUTPUT_FILE, SEEDS, machine, note, open_network, show, ticker
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
 from lavasnn.errors import InputError, LavasnnError
@@ -21,9 +24,11 @@ from lavasnn.files import write_text
 from lavasnn.sections import DataSection
 
 if TYPE_CHECKING:
+    from lavasnn.learning.loop import Loop, Report
     from lavasnn.learning.model import EpochReport
     from lavasnn.learning.trainer import Trainer
 
+R = TypeVar("R", bound="Report")
 Unfinished = Literal["refuse", "resume", "replace"]
 
 
@@ -75,31 +80,51 @@ def train_command(
 
     Example: lavasnn train sim_runs/mnist-diffpc-s.toml --data-dir DIR
     """
-    run = configs.load(config)
-    run = run if method is None else run.with_training(method=method)
-    run = run if epochs is None else run.with_training(epochs=epochs)
     _check_device(device)
-    if summary is not None or choose is not None:
+    several = summary or choose
+    if several is not None:
         if (output, seed, unfinished) != (None, None, None) or (summary is not None and choose is not None):
             raise InputError(
                 "--summary and --choose train several networks and resume by themselves: only one of them, and no --output, "
                 "--seed, --resume or --restart"
             )
-        several = summary or choose
-        assert several is not None
         _check_writable(several)
-        changes = {"method": method, "epochs": epochs, "device": None if device == "cpu" else device}
-        flag = "--summary" if summary is not None else "--choose"
-        command = " ".join(["lavasnn train", config.name, *(f"--{k} {v}" for k, v in changes.items() if v), flag, "FILE"])
-        from lavasnn.cli.summary import compare_candidates, summarise
+    changes = {"method": method, "epochs": epochs, "device": None if device == "cpu" else device}
+    flag = "--summary" if summary is not None else "--choose"
+    command = " ".join(["lavasnn train", config.name, *(f"--{k} {v}" for k, v in changes.items() if v), flag, "FILE"])
 
-        if summary is not None:
-            found = summarise(run, *load_splits(run, data_dir, download), device, quiet)
-        else:
-            found = compare_candidates(run, _load(run, "train", data_dir, download), device, quiet)
+    def tell(several: Path, found: dict[str, Any]) -> None:
         values = {"command": command} | found
         write_text(several, json.dumps(values, indent=1) + "\n")
         show(as_json, values, lambda: click.echo(json.dumps(values.get("results", values.get("candidates")), indent=1)))
+
+    if (kind := configs.read_toml(config).get("task")) is not None:
+        from lavasnn.cli.tasks import load_task, model_file, summarise_task, train_task
+
+        if method is not None or choose is not None:
+            raise InputError(f"{config}: task is {kind!r}, which has neither --method nor --choose")
+        task = load_task(kind, config)
+        task = task if epochs is None else task.with_epochs(epochs)
+        known = task.data(data_dir, download)
+        if summary is not None:
+            tell(summary, summarise_task(task, known, device, quiet))
+            return
+        used = task.seeds[0] if seed is None else seed
+        path = output or model_file(task, used)
+        row = train_task(task, path, known, used, device, unfinished or "refuse", quiet)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if isinstance(value, float))
+        show(as_json, row | {"files": {"model": str(path)}}, lambda: click.echo(f"{path}: {told}"))
+        return
+    run = configs.load(config)
+    run = run if method is None else run.with_training(method=method)
+    run = run if epochs is None else run.with_training(epochs=epochs)
+    if several is not None:
+        from lavasnn.cli.summary import compare_candidates, summarise
+
+        if summary is not None:
+            tell(several, summarise(run, *load_splits(run, data_dir, download), device, quiet))
+        else:
+            tell(several, compare_candidates(run, _load(run, "train", data_dir, download), device, quiet))
         return
     train, validation, test = load_splits(run, data_dir, download)
     used = run.seeds[0] if seed is None else seed
@@ -130,6 +155,25 @@ def train_command(
 def model_path(run: RunConfig, label: str, seed: int) -> Path:
     """Where the model of a run is written, unless it is said."""
     return Path("runs") / f"{run.name}-{label}-s{seed}.safetensors"
+
+
+def over_seeds(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and deviation of what is a float in the rows of all seeds, and the rows."""
+    numbers = {key: [r[key] for r in rows] for key in rows[0] if isinstance(rows[0][key], float)}
+    return {
+        "mean": {key: round(statistics.fmean(v), 6) for key, v in numbers.items()},
+        "deviation": {key: round(statistics.stdev(v), 6) for key, v in numbers.items()} if len(rows) > 1 else None,
+        "seeds": rows,
+    }
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """When and where numbers came to be."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "machine": machine(),
+        "device": device,
+    }
 
 
 def _check_device(name: str) -> None:
@@ -215,23 +259,35 @@ def train_one(
     from lavasnn.learning.trainer import Trainer
 
     trainer = Trainer(run, train, validation, seed, device)
+    return trainer, train_loop(trainer, path, unfinished, quiet, lambda epoch: _epoch_line(epoch, run))
+
+
+def train_loop(loop: Loop[R], path: Path, unfinished: Unfinished, quiet: bool, line: Callable[[R], str]) -> float:
+    """Train whatever a loop trains and write its model file; arguments and errors as in `train_one`.
+
+    Args:
+        loop: Not yet run.
+        path: Model file; its checkpoint lies beside it.
+        unfinished: See `train_one`.
+        quiet: No progress on stderr.
+        line: An epoch's report in a line.
+
+    Returns:
+        Seconds of training, interruptions left out.
+    """
     checkpoint = path.with_suffix(".checkpoint.safetensors")
-    if unfinished == "resume" and path.is_file() and trainer.adopt(path):
+    if unfinished == "resume" and path.is_file() and loop.adopt(path):
         note(quiet, f"{path} is finished already")
-        return trainer, sum(e.seconds for e in trainer.progress.history)
+        return _seconds(loop)
     if unfinished != "replace" and checkpoint.is_file():
         if unfinished == "refuse":
             raise InputError(f"{checkpoint} belongs to an unfinished run: --resume goes on, --restart starts anew")
-        trainer.resume(checkpoint)
-        note(quiet, f"resumed {checkpoint} in epoch {trainer.progress.epoch + 1}")
+        loop.resume(checkpoint)
+        note(quiet, f"resumed {checkpoint} in epoch {loop.progress.epoch + 1}")
     started = time.monotonic()
-
-    def report(epoch: EpochReport) -> None:
-        note(quiet, _epoch_line(epoch, run))
-
-    trainer.save_checkpoint(checkpoint)  # an unwritable place shows now, not after an hour
+    loop.save_checkpoint(checkpoint)  # an unwritable place shows now, not after an hour
     try:
-        trainer.run(report, ticker(quiet, "batches"), checkpoint)
+        loop.run(lambda epoch: note(quiet, line(epoch)), ticker(quiet, "batches"), checkpoint)
     except LavasnnError:
         checkpoint.unlink(missing_ok=True)
         raise
@@ -241,9 +297,13 @@ def train_one(
             raise
         spent = time.monotonic() - started
         raise KeyboardInterrupt(f"interrupted after {spent:.0f} s; --resume goes on from {checkpoint}") from None
-    trainer.save_model(path)
+    loop.save_model(path)
     checkpoint.unlink(missing_ok=True)
-    return trainer, sum(e.seconds for e in trainer.progress.history)
+    return _seconds(loop)
+
+
+def _seconds(loop: Loop[Any]) -> float:
+    return sum(epoch.seconds for epoch in loop.progress.history)
 
 
 def _epoch_line(epoch: EpochReport, run: RunConfig) -> str:

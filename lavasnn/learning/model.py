@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def arrays(net: Net) -> dict[str, NDArray[Any]]:
     return {name: value.detach().cpu().numpy() for name, value in _tensors(net).items()}
 
 
-def load_arrays(net: Net, values: dict[str, NDArray[Any]]) -> None:
+def load_arrays(net: Net, values: Mapping[str, NDArray[Any]]) -> None:
     """Undo `arrays`.
 
     Raises:

@@ -158,11 +158,13 @@ class SequenceLoop(Loop[SequenceReport]):
     """
 
     def __init__(self, config: SequenceConfig, data: Sequence, seed: int = 0, device: str = "cpu") -> None:
+        where = device_named(device)
+        torch.set_num_threads(config.threads)
         inputs, outputs = data.sizes
         b, generator = config.bsd, torch.Generator().manual_seed(seed)
         net = BSDRNN(inputs, config.network.hidden, outputs, b.steps, b.tau, (b.threshold, b.threshold_recall), generator)
         identity = {"config": dump(config), "data": data.checksum}
-        super().__init__(net.to(device_named(device)), config.training, seed, identity, SequenceReport)
+        super().__init__(net.to(where), config.training, seed, identity, SequenceReport)
         self.net, self.config = net, config
         self.characters = len(data.symbols)
         self.x, self.y = (torch.from_numpy(a).to(self.device) for a in (data.train.x, data.train.y))

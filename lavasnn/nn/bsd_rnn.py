@@ -94,29 +94,39 @@ class BSDRNN(nn.Module):
     @torch.no_grad()
     def perceive(self, x: Tensor, *, every: bool = False) -> Passage:
         """Type 1 from inputs, shape (position, sample, input); `every` keeps all spikes."""
-        h, trains = self._run(self.type1, x @ self.W_ih.T, self.W_hh, fired)
-        return Passage(h, trains.mean(1), h @ self.W_ho.T, trains if every else None)
+        h, r, trains = self._run(self.type1, x @ self.W_ih.T, self.W_hh, fired, every)
+        return Passage(h, r, h @ self.W_ho.T, trains)
 
     @torch.no_grad()
     def recall(self, y: Tensor, *, every: bool = False) -> Passage:
         """Type 2 from targets, shape (position, sample, output), last position first; `every` keeps all spikes."""
-        h, trains = (found.flip(0) for found in self._run(self.type2, (y @ self.Theta_oh.T).flip(0), self.Theta_hh, fired))
-        return Passage(h, trains.mean(1), h @ self.Theta_hi.T, trains if every else None)
+        found = self._run(self.type2, (y @ self.Theta_oh.T).flip(0), self.Theta_hh, fired, every)
+        h, r, trains = (each if each is None else each.flip(0) for each in found)
+        assert h is not None and r is not None
+        return Passage(h, r, h @ self.Theta_hi.T, trains)
 
     def forward(self, input: Tensor) -> Tensor:
         """o of all positions, as `perceive` has it, with a gradient through time: that of spikes is ATan's of H - threshold."""
-        return self._run(self.type1, input @ self.W_ih.T, self.W_hh, _traced)[0] @ self.W_ho.T
+        return self._run(self.type1, input @ self.W_ih.T, self.W_hh, _traced, False)[0] @ self.W_ho.T
 
     def _run(
-        self, neuron: Pyramidal, drive: Tensor, weight: Tensor, spikes_of: Callable[[Pyramidal, Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """h and all spikes of positions in the order of `drive`, what arrives from outside."""
-        h, trains = [drive[0]], [spikes_of(neuron, drive[0].expand(self.steps, -1, -1))]
+        self,
+        neuron: Pyramidal,
+        drive: Tensor,
+        weight: Tensor,
+        spikes_of: Callable[[Pyramidal, Tensor], Tensor],
+        every: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """h, rates and, if asked for, spikes of positions in the order of `drive`, what arrives from outside."""
+        s = spikes_of(neuron, drive[0].expand(self.steps, -1, -1))
+        h, r, trains = [drive[0]], [s.mean(0)], [s] if every else []
         for outside in drive[1:]:
-            basal = (trains[-1].flatten(0, 1) @ weight.T).view(self.steps, *outside.shape) + outside
+            basal = (s.flatten(0, 1) @ weight.T).view(self.steps, *outside.shape) + outside
+            s = spikes_of(neuron, basal)
             h.append(basal.mean(0))
-            trains.append(spikes_of(neuron, basal))
-        return torch.stack(h), torch.stack(trains)
+            r.append(s.mean(0))
+            trains.extend([s] if every else [])
+        return torch.stack(h), torch.stack(r), torch.stack(trains) if every else None
 
 
 def _traced(neuron: Pyramidal, basal: Tensor) -> Tensor:

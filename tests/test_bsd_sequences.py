@@ -419,6 +419,8 @@ def test_runs_repeat_themselves_and_go_on_from_checkpoints(tmp_path: Path) -> No
     resumed.resume(tmp_path / "c")
     resumed.run()
     assert all(torch.equal(a, b) for a, b in zip(whole.net.parameters(), resumed.net.parameters(), strict=True))
+    more = task.config.model_copy(update={"seeds": (5, 6), "baselines": {"bptt": {}}})  # say nothing of this run
+    SequenceLoop(more, WORDS, 5).resume(tmp_path / "c")
     with pytest.raises(InputError, match="a checkpoint of another run, its config differs"):
         SequenceLoop(task.config.model_copy(update={"name": "other"}), WORDS, 5).resume(tmp_path / "c")
 

@@ -8,24 +8,34 @@ from pathlib import Path
 import pytest
 
 from lavasnn import config
+from lavasnn.cli.tasks import Task, load_task
 from lavasnn.learning.model import dump
 from lavasnn.report.tables import methods, results, spiking, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = sorted((ROOT / "sim_runs").glob("*.toml"))
+EVERY = sorted((ROOT / "sim_runs").glob("*.toml"))
+TASKS = [path for path in EVERY if "task" in config.read_toml(path)]
+CONFIGS = [path for path in EVERY if path not in TASKS]
 CHOICES = sorted((ROOT / "sim_runs" / "choices").glob("*.json"))
-SUMMARIES = sorted((ROOT / "sim_runs" / "summaries").glob("*.json"))
+EVERY_SUMMARY = sorted((ROOT / "sim_runs" / "summaries").glob("*.json"))
+SUMMARIES = [path for path in EVERY_SUMMARY if path.stem not in {task.stem for task in TASKS}]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def task_of(path: Path) -> Task:
+    return load_task(config.read_toml(path)["task"], path)
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda p: p.stem)
 def test_configurations_are_valid_and_named_after_their_file(path: Path) -> None:
-    assert config.load(path).name == path.stem
+    assert (task_of(path) if path in TASKS else config.load(path)).name == path.stem
 
 
-@pytest.mark.parametrize("path", SUMMARIES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EVERY_SUMMARY, ids=lambda p: p.stem)
 def test_summaries_are_of_the_committed_configuration(path: Path) -> None:
-    summary = json.loads(path.read_text())
-    assert summary["config"] == dump(config.load(ROOT / "sim_runs" / f"{path.stem}.toml"))
+    summary, source = json.loads(path.read_text()), ROOT / "sim_runs" / f"{path.stem}.toml"
+    assert summary["config"] == (task_of(source).dump() if source in TASKS else dump(config.load(source)))
+    if source in TASKS:
+        assert list(summary["results"]) == list(task_of(source).variants())
     seeds = summary["config"]["seeds"]
     for found in summary["results"].values():
         assert [row["seed"] for row in found["seeds"]] == seeds

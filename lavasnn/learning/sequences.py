@@ -163,7 +163,8 @@ class SequenceLoop(Loop[SequenceReport]):
         inputs, outputs = data.sizes
         b, generator = config.bsd, torch.Generator().manual_seed(seed)
         net = BSDRNN(inputs, config.network.hidden, outputs, b.steps, b.tau, (b.threshold, b.threshold_recall), generator)
-        identity = {"config": dump(config), "data": data.checksum}
+        own = {key: value for key, value in dump(config).items() if key not in ("seeds", "baselines")}
+        identity = {"config": own, "data": data.checksum}
         super().__init__(net.to(where), config.training, seed, identity, SequenceReport)
         self.net, self.config = net, config
         self.characters = len(data.symbols)

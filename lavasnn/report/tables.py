@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lavasnn.architecture import layers
-from lavasnn.config import RunConfig, load
+from lavasnn.config import RunConfig, load, read_toml
 from lavasnn.data import SETS
 from lavasnn.errors import InputError
 
@@ -121,6 +121,8 @@ def spiking(folder: Path) -> str:
     found = dict(_summaries(folder))
     rows: list[list[str]] = []
     for path in sorted(folder.parent.glob("*.toml")):
+        if "task" in read_toml(path):
+            continue
         run = load(path)
         if not run.network.spiking or run.sweep.spiking:
             continue

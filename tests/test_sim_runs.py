@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,3 +98,37 @@ def test_bsd_page_quotes_its_summary() -> None:
         ("rates, Type 1 and Type 2", [f"{v['rate']:.2f}, {v['rate_recall']:.2f}" for v in layers]),
     ):
         assert f"| {name} | {' | '.join(cells)} |" in page
+
+
+def test_sequence_page_quotes_its_summaries() -> None:
+    """Rows of the page's two tables of results, formatted from the committed summaries; percent, and errors in deviations."""
+    page = (ROOT / "docs" / "bsd-sequences.md").read_text("utf-8")
+    runs = ("shakespeare-bsd", "los-speed-bsd", "exchange-bsd", "etth1-bsd")
+    text, *series = (json.loads((ROOT / "sim_runs" / "summaries" / f"{name}.json").read_text()) for name in runs)
+    named = {
+        "reco": "BSD, ReCo",
+        "infonce": "BSD, InfoNCE",
+        "mse": "BSD, MSE",
+        "readout": "readout alone",
+        "bptt": "backpropagation through time",
+        "most_frequent": "most frequent character",
+        "after_one": "what follows the last character most often",
+        "after_two": "what follows the last two most often",
+        "mean": "training part's mean",
+        "no_change": "no change",
+        "linear": "least squares from x_i",
+    }
+
+    def cell(summary: dict[str, Any], label: str, key: str, times: int, digits: int) -> str:
+        found = summary["results"].get(label)
+        if found is None:
+            return f"{times * summary['references'][label][key]:.{digits}f}"
+        spread = f" ± {times * found['deviation'][key]:.{digits}f}" if found["deviation"] else ""
+        return f"{times * found['mean'][key]:.{digits}f}{spread}"
+
+    for label in (*text["results"], *text["references"]):
+        nats = cell(text, label, "nats", 1, 2) if label in text["results"] else ""
+        assert f"| {named[label]} | {cell(text, label, 'accuracy', 100, 1)} | {nats} |" in page
+    for label in (*series[0]["results"], *series[0]["references"]):
+        cells = [f"{cell(s, label, 'mse', 1, 4)} | {cell(s, label, 'mae', 1, 3)}" for s in series]
+        assert f"| {named[label]} | {' | '.join(cells)} |" in page

@@ -21,6 +21,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,8 @@ SERIES = {
     "exchange_rate": "timeseries/exchange_rate.npz",
     "etth1": "timeseries/ETTh1.csv",
 }
-NAMES = (*TEXTS, *SERIES)
+Name = Literal["tinyshakespeare", "los_speed", "exchange_rate", "etth1"]
+NAMES: tuple[str, ...] = get_args(Name)
 ARRAYS = {"los_speed": "speed", "exchange_rate": "data"}
 MOST_BYTES = 2**28
 """Of a file."""

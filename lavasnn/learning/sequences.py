@@ -47,7 +47,7 @@ class SequenceData(Section):
         own: Series: whether the inputs have the target's own column too.
     """
 
-    name: Literal["tinyshakespeare", "los_speed", "exchange_rate", "etth1"]
+    name: sequences.Name
     test: float = Field(default=0.1, gt=0, lt=1)
     validation: float = Field(default=0.0, ge=0, lt=1)
     own: bool = True

@@ -43,7 +43,7 @@ class RunConfig(Section):
         baselines: What a summary compares with. DiffPC: methods. DLIF: "lif", the same network without pairs, and
             "lif-wide", see `lavasnn.learning.backprop.widened`.
         choose: How its settings are chosen; no part of what a run does.
-        sweep: LIF and DLIF: what a summary varies; no part of what a single run does.
+        sweep: What a summary varies; no part of what a single run does.
         threads: Of torch.
         timing: Of DiffPC alone: fields of `lavasnn.dynamics.diffpc.Timing`.
         spiking: Of LIF and DLIF alone.
@@ -96,6 +96,11 @@ class RunConfig(Section):
         """The same run with other entries of `bsd`; errors as in `with_training`."""
         return self._with("bsd", BSDSection, changes)
 
+    def varied(self, section: str, changes: dict[str, Any]) -> RunConfig:
+        """The same run with other entries of a section that `sweep` has."""
+        change = {"spiking": self.with_spiking, "bsd": self.with_bsd, "training": self.with_training}
+        return change[section](**changes)
+
     def _with(self, name: str, section: type[Section], changes: dict[str, Any]) -> RunConfig:
         try:
             other = section.model_validate(getattr(self, name).model_dump() | changes)
@@ -134,6 +139,9 @@ def _misplaced(config: RunConfig) -> list[str]:
         if name not in BASELINES[neuron]:
             allowed = ", ".join(repr(b) for b in BASELINES[neuron]) or "none"
             found.append(f"baselines has {name!r}, with neuron {neuron!r} allowed is {allowed}")
+    for section in ("spiking", "bsd"):
+        if getattr(config.sweep, section) and section != OWN[neuron]:
+            found.append(f"sweep.{section} has entries, with neuron {neuron!r} allowed are none")
     events, name = SETS[config.data.name].events, config.data.name
     if t.randaugment and (events or SETS[name].levels != 255):
         found.append(f"training.randaugment is {t.randaugment}, with data {name!r} allowed is 0; it is for images of 8 bits")
@@ -152,8 +160,6 @@ def _misplaced(config: RunConfig) -> list[str]:
             found.append(f"data.name is {name!r}, events; neuron {neuron!r} takes images")
         if neuron != "pyramidal" and config.network.hidden != config.network.sizes:
             found.append(f"network.hidden has convolutions, which neuron {neuron!r} does not have")
-        if config.sweep.spiking:
-            found.append(f"there is a section sweep, which neuron {neuron!r} does not have")
         if neuron == "pyramidal":
             if not config.network.hidden:
                 found.append("network.hidden is empty; a network of pyramidal neurons needs a hidden layer")
@@ -219,15 +225,17 @@ def parse(entries: dict[str, Any], where: str) -> RunConfig:
             config.with_training(**changes)
         except ConfigError as error:
             raise ConfigError(f"{where}: choose.candidates[{i}]: {error}") from None
-    for i, changes in enumerate(config.sweep.spiking):
-        if not changes or changes in config.sweep.spiking[:i]:
-            raise ConfigError(f"{where}: sweep.spiking[{i}] is {changes}, which changes nothing or stands there already")
+    for name, changes in config.sweep.all:
+        i = getattr(config.sweep, name).index(changes)
+        entry = f"{where}: sweep.{name}[{i}]"
+        if not changes or config.sweep.all.count((name, changes)) > 1:
+            raise ConfigError(f"{entry} is {changes}, which changes nothing or stands there twice")
         if "steps" in changes and SETS[config.data.name].events:
-            raise ConfigError(f"{where}: sweep.spiking[{i}] changes steps, into which events are binned once for all")
+            raise ConfigError(f"{entry} changes steps, into which events are binned once for all")
         try:
-            config.with_spiking(**changes)
+            config.varied(name, changes)
         except ConfigError as error:
-            raise ConfigError(f"{where}: sweep.spiking[{i}]: {error}") from None
+            raise ConfigError(f"{entry}: {error}") from None
     return config
 
 

@@ -201,7 +201,17 @@ class SweepSection(Section):
     """What else a summary trains.
 
     Attributes:
-        spiking: Entries of `spiking` that each further network changes.
+        spiking: LIF and DLIF: entries of `spiking` that each further network changes.
+        bsd: Pyramidal neurons: entries of `bsd`.
+        training: Entries of `training`.
     """
 
     spiking: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+    bsd: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+    training: tuple[dict[str, Any], ...] = Field(default=(), strict=False)
+
+    @property
+    def all(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Each further network: whose entries, and which."""
+        each = (("spiking", self.spiking), ("bsd", self.bsd), ("training", self.training))
+        return tuple((name, changes) for name, several in each for changes in several)

@@ -324,10 +324,10 @@ def test_a_network_needs_a_hidden_layer() -> None:
 
 def test_likeness_of_the_two_pathways() -> None:
     net, labels = network().float(), np.array([0, 3, 1])
-    x = np.random.default_rng(0).random((3, 6))
-    _, s = by_hand([w.double() for w in net.W], torch.from_numpy(x), 5, 0.2)
+    x = torch.rand(3, 6, generator=torch.Generator().manual_seed(0))
+    _, s = by_hand([w.double() for w in net.W], x.double(), 5, 0.2)
     _, z = by_hand([w.double() for w in net.Theta][::-1], torch.eye(4).double()[torch.from_numpy(labels)], 5, 0.1)
-    for found, a, b in zip(likeness(net, x, labels), s, z[::-1], strict=True):
+    for found, a, b in zip(likeness(net, x, torch.from_numpy(labels)), s, z[::-1], strict=True):
         assert found["hamming"] == pytest.approx(float((a == b).double().mean()))
         assert (found["rate"], found["rate_recall"]) == pytest.approx((float(a.mean()), float(b.mean())), abs=1e-6)
         assert -1 <= found["cosine"] <= 1

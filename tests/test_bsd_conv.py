@@ -287,7 +287,8 @@ def test_it_learns_digits(digits: tuple[Images, Images]) -> None:
     trainer = Trainer(config(), digits[0], seed=0)
     trainer.run()
     assert trainer.evaluate(digits[1]) > 0.85
-    rows = likeness(trainer.net, digits[1].pixels / 16, digits[1].labels)
+    x = torch.from_numpy(digits[1].pixels / 16).float()
+    rows = likeness(trainer.net, x, torch.from_numpy(digits[1].labels))
     assert len(rows) == 5 and rows[3]["cosine"] > 0.3 and all(0 < row["rate"] < 1 for row in rows)
 
 

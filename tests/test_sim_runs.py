@@ -78,7 +78,7 @@ def test_swept_rows_are_those_of_the_configuration() -> None:
         run, summary = config.load(path), ROOT / "sim_runs" / "summaries" / f"{path.stem}.json"
         if summary.is_file():
             found = [r["changes"] for r in json.loads(summary.read_text())["results"].values() if "changes" in r]
-            assert found == list(run.sweep.spiking)
+            assert found == [changes for _, changes in run.sweep.all]
 
 
 def test_bsd_page_quotes_its_summary() -> None:

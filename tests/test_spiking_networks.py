@@ -348,8 +348,8 @@ def test_moved_samples_move_with_all_their_channels_and_steps() -> None:
             "spiking.norm is true and network.hidden is",
         ),
         (EVENTS, {"sweep": {"spiking": [{"steps": 4}]}}, "changes steps, into which events are binned once"),
-        (EVENTS, {"sweep": {"spiking": [{}]}}, "which changes nothing or stands there already"),
-        (EVENTS, {"sweep": {"spiking": [{"pairs": 3}, {"pairs": 3}]}}, "which changes nothing or stands there already"),
+        (EVENTS, {"sweep": {"spiking": [{}]}}, "which changes nothing or stands there twice"),
+        (EVENTS, {"sweep": {"spiking": [{"pairs": 3}, {"pairs": 3}]}}, "which changes nothing or stands there twice"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(entries: dict[str, Any], changes: dict[str, Any], message: str) -> None:
@@ -374,7 +374,7 @@ def test_a_sweep_changes_entries_of_spiking() -> None:
     ):
         with pytest.raises(ConfigError, match=rf"here: sweep.spiking\[0\]: .*{message}"):
             parse({**base, "sweep": {"spiking": [entry]}}, "here")
-    with pytest.raises(ConfigError, match="there is a section sweep, which neuron 'diffpc' does not have"):
+    with pytest.raises(ConfigError, match="sweep.spiking has entries, with neuron 'diffpc' allowed are none"):
         parse({"sweep": {"spiking": [{"steps": 3}]}}, "here")
 
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "verify": "lavasnn.cli.verify",
     "bits": "lavasnn.cli.execute",
     "recall": "lavasnn.cli.recall",
+    "layers": "lavasnn.cli.layers",
     "cost": "lavasnn.cli.cost",
     "doctor": "lavasnn.cli.doctor",
 }

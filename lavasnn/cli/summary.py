@@ -82,9 +82,9 @@ def _variants(run: RunConfig, train: Images) -> dict[str, tuple[RunConfig, str, 
                 found[label] = widened(run, train.shape, train.classes), label, {}
             case method:
                 found[label] = run.with_training(method=method), label, {}
-    for changes in run.sweep.spiking:
+    for section, changes in run.sweep.all:
         label = ", ".join(f"{name} {value}" for name, value in changes.items())
-        found[label] = run.with_spiking(**changes), re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-"), changes
+        found[label] = run.varied(section, changes), re.sub(r"[^A-Za-z0-9._]+", "-", label).strip("-"), changes
     return found
 
 
@@ -221,8 +221,10 @@ def _spiking_row(trainer: Trainer, program: Program, test: Images) -> dict[str, 
 
 def _bsd_row(trainer: Trainer, program: Program, test: Images) -> dict[str, Any]:
     """Both readouts, real and in integers; what a sample costs; by layer how alike the pathways are on the test images."""
+    import torch
+
     from lavasnn.learning.bsd import likeness
-    from lavasnn.learning.trainer import predict
+    from lavasnn.learning.trainer import predict, shown_values
     from lavasnn.nn.bsd import BSDNet
 
     answers = {
@@ -247,4 +249,9 @@ def _bsd_row(trainer: Trainer, program: Program, test: Images) -> dict[str, Any]
         "cores": program.cores,
         "latency_steps": counts.latency_steps,
     }
-    return found | {"likeness": likeness(trainer.net, test.pixels / test.levels, test.labels)}
+    shown = shown_values(torch.from_numpy(test.pixels), trainer.encoding)
+    found["likeness"] = likeness(trainer.net, shown.to(trainer.device), torch.from_numpy(test.labels).to(trainer.device))
+    found["over_training"] = [
+        [{key: round(value, 5) for key, value in layer.items()} for layer in epoch.layers] for epoch in trainer.progress.history
+    ]
+    return found

@@ -28,9 +28,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -163,11 +161,27 @@ def _infonce(C: Tensor, mine: Tensor, section: BSDSection) -> tuple[Tensor, Tens
 
 
 @torch.no_grad()
-def likeness(net: BSDNet, x: NDArray[np.float64], labels: NDArray[np.int64]) -> list[dict[str, float]]:
+def alignment(net: BSDNet) -> list[float]:
+    """For each two neighbouring layers the cosine of W and the transpose of Theta; of convolutions Theta's kernels are turned.
+
+    A kernel turned by half a circle is the transpose of the convolution's matrix. Independent weights have 0, give or take
+    1 / sqrt(number of weights).
+
+    Source: Biologically Plausible Learning via Bidirectional Spike-Based Distillation (ICLR 2026), appendix F.4.
+    """
+    found: list[float] = []
+    for W, Theta in zip(net.W, net.Theta, strict=True):
+        back = Theta.transpose(0, 1).flip([2, 3] if Theta.dim() == 4 else [])
+        found.append(float(functional.cosine_similarity(W.flatten(), back.flatten(), 0)))
+    return found
+
+
+@torch.no_grad()
+def likeness(net: BSDNet, x: Tensor, labels: Tensor) -> list[dict[str, float]]:
     """How alike the two types of each layer are, for samples and their own concepts.
 
     Args:
-        net: Trained or not.
+        net: Trained or not; it is left in evaluation.
         x: Stimuli from 0 to 1, shape (sample, neuron).
         labels: Classes, shape (sample,).
 
@@ -177,11 +191,9 @@ def likeness(net: BSDNet, x: NDArray[np.float64], labels: NDArray[np.int64]) -> 
     """
     net.eval()
     sums: list[dict[str, float]] = [dict.fromkeys(("hamming", "cosine", "rate", "rate_recall"), 0.0) for _ in net.sizes]
-    at_once = net.rows()
-    for start in range(0, len(x), at_once):
-        some = slice(start, start + at_once)
-        concept = torch.eye(net.sizes[-1])[torch.from_numpy(labels[some])]
-        up, down = net.perceive(torch.from_numpy(x[some]).to(torch.float32), every=True), net.recall(concept, every=True)
+    concepts = torch.eye(net.sizes[-1], dtype=x.dtype, device=x.device)
+    for some in torch.arange(len(x), device=x.device).split(net.rows()):
+        up, down = net.perceive(x[some], every=True), net.recall(concepts[labels[some]], every=True)
         for row, s, z, v, u in zip(sums, up.trains, down.trains, up.v, down.v, strict=True):
             row["hamming"] += len(v) * float((s == z).to(torch.float64).mean())
             row["cosine"] += float(functional.cosine_similarity(v, u).sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class EpochReport:
         error_spikes: Mean number of error spikes a sample, for layers 1..L; empty for all but DiffPC.
         peak: DiffPC: largest hidden activity in the first phase; beyond 2**(m + 1) one cycle does not reach it.
         seconds: Wall time.
+        layers: BSD: by layer what `lavasnn.learning.bsd.likeness` says of the first training images, and but for the last layer
+            the `alignment` of the weights to the next one.
     """
 
     epoch: int
@@ -52,6 +54,7 @@ class EpochReport:
     error_spikes: list[float]
     peak: float
     seconds: float
+    layers: list[dict[str, float]] = field(default_factory=list)
 
 
 def _tensors(net: Net) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.learning.augment import augmented, check_randaugment, randaugmented
 from lavasnn.learning.backprop import bptt, drawn, presented
-from lavasnn.learning.bsd import bsd
+from lavasnn.learning.bsd import alignment, bsd, likeness
 from lavasnn.learning.loop import Loop, Progress, device_named
 from lavasnn.learning.model import EpochReport, Net, arrays, bsd_net, dump, load_arrays, load_model, save_model
 from lavasnn.learning.rules import RULES, Batch, Seen
@@ -34,6 +34,8 @@ METHODS: Mapping[str, Callable[[Any, Batch, Any], Seen]] = {**RULES, "bptt": bpt
 
 EVALUATED = 64_000_000
 """Numbers of the widest layer that an evaluation holds at a time, at most."""
+COMPARED = 500
+"""Training images on which the two pathways of a BSD network are compared after each epoch, at most."""
 
 
 def _checksum(images: Images) -> str:
@@ -119,11 +121,18 @@ class Trainer(Loop[EpochReport]):
         return max(a, b) if name == "peak" else a + b
 
     def close(self, number: int, sums: Mapping[str, list[float]], seconds: float) -> EpochReport:
-        """The epoch's report, with the accuracy on the validation images."""
+        """The epoch's report, with the accuracy on the validation images and, of BSD, how the pathways resemble each other."""
         n = len(self.labels)
         accuracy = None if self.validation is None else self.evaluate(self.validation)
         spikes = [s / n for s in sums["error_spikes"]]
-        return EpochReport(number, sums["correct"][0] / n, accuracy, spikes, sums["peak"][0], seconds)
+        report = EpochReport(number, sums["correct"][0] / n, accuracy, spikes, sums["peak"][0], seconds)
+        if not isinstance(self.net, BSDNet):
+            return report
+        few = slice(0, COMPARED)
+        alike = likeness(self.net, shown_values(self.pixels[few], self.encoding), self.labels[few])
+        for row, value in zip(alike, alignment(self.net), strict=False):
+            row["alignment"] = value
+        return replace(report, layers=alike)
 
     def _prepare(self, index: Tensor, epoch: int, batch: int) -> Batch:
         t = self.config.training

@@ -99,6 +99,46 @@ def over_depth(path: Path, results: Mapping[str, Sequence[Mapping[str, Sequence[
             figure.savefig(temporary, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
+def over_training(
+    path: Path,
+    title: str,
+    epochs: Sequence[Sequence[Mapping[str, float]]],
+    maps: Sequence[NDArray[Any]],
+    labels: NDArray[np.int64],
+) -> None:
+    """How two pathways come to resemble each other, and a map of every layer's samples, coloured by class.
+
+    Args:
+        path: Where.
+        title: Above all.
+        epochs: For each epoch and layer the fields of `EpochReport.layers`; without any, only the maps are drawn.
+        maps: Of the layers from the second on, places of the samples, shape (sample, 2).
+        labels: Their classes, shape (sample,).
+    """
+    kinds = ("hamming", "rate", "rate_recall", "alignment")
+    titles = ("both send the same", "rate of Type 1", "rate of Type 2", "cosine of W and Theta")
+    columns = max(len(kinds), len(maps))
+    figure = Figure(figsize=(2.9 * columns, 6.2 if epochs else 3.1), layout="constrained")
+    panels = figure.subplots(2 if epochs else 1, columns, squeeze=False)
+    for kind, name, axes in zip(kinds, titles, panels[0] if epochs else (), strict=False):
+        for layer in range(len(epochs[0])):
+            values = [epoch[layer][kind] for epoch in epochs if kind in epoch[layer]]
+            if values:
+                axes.plot(range(1, len(values) + 1), values, label=f"layer {layer + 1}", marker=".", markersize=3)
+        axes.set(title=name, xlabel="epoch")
+        axes.grid(alpha=0.3)
+    if epochs:
+        panels[0][0].legend(fontsize="x-small")
+    for layer, (axes, places) in enumerate(zip(panels[-1], maps, strict=False), start=2):
+        axes.scatter(*places.T, c=labels, cmap="tab10", s=4)
+        axes.set(title=f"layer {layer}, Type 1 (t-SNE)", xticks=[], yticks=[])
+    for axes in [*(panels[0][len(kinds) :] if epochs else ()), *panels[-1][len(maps) :]]:
+        axes.set_axis_off()
+    figure.suptitle(title)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
 def _messages(figure: Figure, axes: Any, run: RunResult) -> None:
     keys = [k for k in run.messages if run.messages[k].any()]
     grid = np.stack([run.messages[k].mean(axis=0) / run.sizes[k.rsplit(".", 1)[0]] for k in keys])

@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from lavasnn.architecture import layers
@@ -57,6 +58,16 @@ METHOD_COLUMNS = (
     "synaptic operations a sample",
     "cores",
     "the paper's",
+)
+ABLATION_COLUMNS = (
+    "changed",
+    "float, by voltage",
+    "by spikes",
+    "8-bit program",
+    "rates of hidden layers, Type 1; Type 2",
+    "both send the same; by chance",
+    "bits per neuron",
+    "synaptic operations a sample",
 )
 METHODS = ("diffpc", "bsd", "dlif")
 PAPERS = {"mnist-diffpc-s": "98.3", "mnist-diffpc-l": "99.3", "fashion-diffpc-m": "89.6", "mnist-bsd": "95.62"}
@@ -162,6 +173,36 @@ def sweep(path: Path) -> str:
     return _table(SWEEP_COLUMNS, [cells for *_, cells in sorted(rows, key=lambda row: row[:2])])
 
 
+def ablation(path: Path) -> str:
+    """Markdown table of one summary's sweep over entries of a BSD network, in the order of its configuration.
+
+    Rates, and how often the two types send the same, are means over hidden layers and seeds; chance is what two populations of
+    these rates would have if they fired independently.
+
+    Raises:
+        InputError: The summary has no sweep, or is of other neurons.
+    """
+    summary = json.loads(path.read_text())
+    if not _swept(summary) or "bsd" not in summary["results"]:
+        raise InputError(f"{path}: no sweep of a BSD network in this summary")
+    rows: list[list[str]] = []
+    for label, row in summary["results"].items():
+        hidden = [layer for seed in row["seeds"] for layer in seed["likeness"][1:-1]]
+        a, b, same = (fmean(layer[key] for layer in hidden) for key in ("rate", "rate_recall", "hamming"))
+        chance = fmean(r * s + (1 - r) * (1 - s) for r, s in ((layer["rate"], layer["rate_recall"]) for layer in hidden))
+        rows.append(
+            [
+                "nothing" if label == "bsd" else label,
+                *(_percent(row, key) for key in ("test_float", "test_by_spikes", "test_int8")),
+                f"{a:.2f}; {b:.2f}",
+                f"{same:.2f}; {chance:.2f}",
+                f"{row['mean']['bits_total_test']:.2f}",
+                f"{row['mean']['syn_ops_per_sample']:,.0f}",
+            ]
+        )
+    return _table(ABLATION_COLUMNS, rows)
+
+
 def _summaries(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(path.stem, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
 
@@ -227,5 +268,6 @@ def _percent(found: dict[str, Any], key: str) -> str:
 
 if __name__ == "__main__":
     summaries = Path(sys.argv[1])
-    swept = [summaries / f"{name}.json" for name, s in _summaries(summaries) if _swept(s)]
-    print(methods(summaries), results(summaries), spiking(summaries), *map(sweep, swept), sep="\n\n")
+    swept = [(summaries / f"{name}.json", "bsd" in s["results"]) for name, s in _summaries(summaries) if _swept(s)]
+    varied = [ablation(path) if of_bsd else sweep(path) for path, of_bsd in swept]
+    print(methods(summaries), results(summaries), spiking(summaries), *varied, sep="\n\n")

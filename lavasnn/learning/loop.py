@@ -263,7 +263,7 @@ class Loop(ABC, Generic[R]):
 def _optimizer(net: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
         return torch.optim.SGD(net.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, foreach=True)
+    return torch.optim.AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ class RunConfig(Section):
         try:
             other = section.model_validate(getattr(self, name).model_dump() | changes)
         except ValidationError as error:
-            raise ConfigError(f"{name}: " + "; ".join(_complaint(e, section) for e in error.errors())) from None
+            raise ConfigError(f"{name}: " + "; ".join(complaint(e, section) for e in error.errors())) from None
         changed = self.model_copy(update={name: other})
         if wrong := _misplaced(changed):
             raise ConfigError("; ".join(wrong))
@@ -197,17 +197,6 @@ def _without(config: RunConfig, neuron: str) -> list[str]:
     return found
 
 
-_SECTIONS: dict[str, type[Section]] = {
-    "data": DataSection,
-    "network": NetworkSection,
-    "training": TrainingSection,
-    "spiking": SpikingSection,
-    "bsd": BSDSection,
-    "choose": ChooseSection,
-    "sweep": SweepSection,
-}
-
-
 def parse(entries: dict[str, Any], where: str) -> RunConfig:
     """Check a configuration read from anywhere.
 
@@ -219,7 +208,7 @@ def parse(entries: dict[str, Any], where: str) -> RunConfig:
         timing = Timing(**_timing(entries.get("timing", {}), where))
         config = RunConfig.model_validate({**_with_method(entries), "timing": timing})
     except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_complaint(e) for e in error.errors())) from None
+        raise ConfigError(f"{where}: " + "; ".join(complaint(e) for e in error.errors())) from None
     except InputError as error:
         raise error if isinstance(error, ConfigError) else ConfigError(f"{where}: {error}") from None
     for i, size in enumerate(config.network.hidden):
@@ -272,10 +261,12 @@ def _timing(entries: Any, where: str) -> dict[str, Any]:
     return entries
 
 
-def _complaint(error: Any, top: type[Section] = RunConfig) -> str:
+def complaint(error: Any, top: type[Section] = RunConfig) -> str:
+    """What pydantic found wrong in `top`, in a line that names the entry."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        section = _SECTIONS.get(str(error["loc"][0]), top) if len(error["loc"]) > 1 else top
+        below = top.model_fields[str(error["loc"][0])].annotation if len(error["loc"]) > 1 else top
+        section = below if isinstance(below, type) and issubclass(below, Section) else top
         return f"unknown entry {place}; allowed are {', '.join(section.model_fields)}"
     return f"{place} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 
@@ -305,4 +296,4 @@ def load(path: Path) -> RunConfig:
     return parse(read_toml(path), str(path))
 
 
-__all__ = ["BASELINES", "METHODS", "OWN", "RunConfig", "load", "parse", "read_toml"]
+__all__ = ["BASELINES", "METHODS", "OWN", "RunConfig", "complaint", "load", "parse", "read_toml"]

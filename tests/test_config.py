@@ -259,9 +259,3 @@ def test_another_training_section_is_checked_too() -> None:
     assert (run.training.epochs, run.training.method, run.timing) == (2, "backprop", Timing())
     with pytest.raises(ValueError, match="epochs"):
         run.with_training(epochs=0)
-
-
-def test_the_runs_in_this_repository_are_valid() -> None:
-    found = sorted((Path(__file__).parents[1] / "sim_runs").glob("*.toml"))
-    assert found
-    assert all(load(path).name == path.stem for path in found)

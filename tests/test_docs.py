@@ -18,6 +18,7 @@ from compile.target import LOIHI2, TARGETS
 from compile.target import load as load_target
 from lavasnn import config, weights
 from lavasnn.cli import COMMANDS, cli
+from lavasnn.cli.tasks import load_task
 from lavasnn.dynamics.timing import Timing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -192,6 +193,9 @@ def test_toml_is_read(text: str, tmp_path: Path) -> None:
     entries = config.read_toml(path)
     if "limits" in entries:
         assert load_target(path).name == "shown"
+        return
+    if "task" in entries:
+        load_task(entries["task"], path)
         return
     if "neuron" not in entries:
         config.load(path)

@@ -14,7 +14,7 @@ from lavasnn.errors import ConfigError
 if TYPE_CHECKING:
     from lavasnn.learning.loop import Loop
 
-TASKS: Mapping[str, str] = {}
+TASKS: Mapping[str, str] = {"sequence": "lavasnn.learning.sequences"}
 """Where each task's `load_task` is, which reads and checks a configuration file."""
 
 

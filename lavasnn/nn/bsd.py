@@ -15,6 +15,7 @@ appendix E.2.2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -98,8 +99,8 @@ class BSDNet(nn.Module):
         self.type1, self.type2 = (Pyramidal(tau, threshold) for threshold in thresholds)
         self.first1, self.first2 = (Pyramidal(tau, entry or threshold) for threshold in thresholds)
         self.up, self.down = (tuple(Link(layer, down) for layer in self.plan) for down in (False, True))
-        self.W = nn.ParameterList(_drawn(link, generator) for link in self.up)
-        self.Theta = nn.ParameterList(_drawn(link, generator) for link in self.down)
+        self.W = nn.ParameterList(drawn(link.shape, generator) for link in self.up)
+        self.Theta = nn.ParameterList(drawn(link.shape, generator) for link in self.down)
         self.norm_up = nn.ModuleDict({str(i): Norm(link) for i, link in enumerate(self.up[:-1])} if norm else {})
         self.norm_down = nn.ModuleDict({str(i): Norm(link) for i, link in enumerate(self.down) if i} if norm else {})
 
@@ -195,12 +196,10 @@ def fired(neuron: Pyramidal, basal: Tensor) -> Tensor:
     return found
 
 
-def _drawn(link: Link, generator: torch.Generator | None) -> Tensor:
-    weight = nn.Parameter(torch.empty(link.shape))
-    bound = weight[0].numel() ** -0.5
-    with torch.no_grad():
-        weight.uniform_(-bound, bound, generator=generator)
-    return weight
+def drawn(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """A parameter of that shape, post first, uniform within 1 / sqrt(inputs of a neuron)."""
+    bound = math.prod(shape[1:]) ** -0.5
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 A number is that many neurons. `32c3s2` is a convolution of 32 channels with a kernel of 3 x 3 that moves by 2 pixels, with
 3 // 2 rows and columns of silence around the image; `s1` is left out. A stride takes the place of pooling, which would add
-up spikes to numbers that are none.
+up spikes to numbers that are none. An autoencoder has the convolutions of its encoder once more, in reverse, as its decoder.
 """
 
 from __future__ import annotations
@@ -108,6 +108,23 @@ class Convolution:
 Layer = Full | Convolution
 
 
+@dataclass(frozen=True)
+class Mirror:
+    """A convolution from its output to its input: what is up to it is down here."""
+
+    layer: Convolution
+
+    @property
+    def inputs(self) -> int:
+        """Neurons of the input."""
+        return self.layer.size
+
+    @property
+    def size(self) -> int:
+        """Neurons of the output."""
+        return self.layer.inputs
+
+
 def parsed(entry: str) -> tuple[int, int, int] | None:
     """Channels, kernel and stride of a convolution's notation; None if it is none."""
     found = NOTATION.fullmatch(entry)
@@ -145,6 +162,22 @@ def layers(shape: Sequence[int], hidden: Sequence[int | str], classes: int, pixe
         found.append(layer)
         inputs = layer.size
     return tuple(found)
+
+
+def autoencoder(shape: Sequence[int], hidden: Sequence[str]) -> tuple[Convolution | Mirror, ...]:
+    """An encoder of convolutions, and their mirrors back to the image.
+
+    Args:
+        shape: Of an image: rows and columns, or channels, rows and columns.
+        hidden: The convolutions of the encoder, the last one's output the bottleneck.
+
+    Raises:
+        InputError: No convolution, a full layer, or something that is no image.
+    """
+    encoder = [layer for layer in layers(shape, hidden, 1)[:-1] if isinstance(layer, Convolution)]
+    if len(encoder) != len(hidden) or not encoder:
+        raise InputError(f"network.hidden is {list(hidden)}; an autoencoder has one convolution or more, and no full layers")
+    return (*encoder, *(Mirror(layer) for layer in reversed(encoder)))
 
 
 def as_image(shape: Sequence[int]) -> tuple[int, int, int] | None:

@@ -296,4 +296,4 @@ def load(path: Path) -> RunConfig:
     return parse(read_toml(path), str(path))
 
 
-__all__ = ["BASELINES", "METHODS", "OWN", "RunConfig", "complaint", "load", "parse", "read_toml"]
+__all__ = ["BASELINES", "METHODS", "MOST_WEIGHTS", "OWN", "RunConfig", "complaint", "load", "parse", "read_toml"]

@@ -7,11 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
 from lavasnn.architecture import parsed
-from lavasnn.data.samples import NAMES
+from lavasnn.data.samples import NAMES, Images, validation_split
+from lavasnn.errors import ConfigError
 
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
@@ -42,6 +51,20 @@ class DataSection(Section):
     validation: int = Field(default=0, ge=0)
     limit: int = Field(default=0, ge=0)
     input_exponent: int | None = Field(default=None, ge=-16, le=8)
+
+    def held_out(self, train: Images) -> tuple[Images, Images | None]:
+        """Training images cut to the limit, and those held out of them.
+
+        Raises:
+            ConfigError: More are to be held out than there are.
+        """
+        if self.limit:
+            train = train.take(min(self.limit, len(train)))
+        if not self.validation:
+            return train, None
+        if self.validation >= len(train):
+            raise ConfigError(f"data.validation is {self.validation:,}, the training set has {len(train):,} images")
+        return validation_split(train, self.validation, seed=0)
 
 
 def _hidden(value: Any) -> int | str:
@@ -171,6 +194,14 @@ class OptimizerSection(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = Field(default=0, ge=0)
     clip_norm: float = Field(default=1.0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a warmup of 0, which files of earlier versions do not name."""
+        entries = serialize(self)
+        if not self.warmup:
+            entries.pop("warmup", None)
+        return entries
 
 
 class TrainingSection(OptimizerSection):

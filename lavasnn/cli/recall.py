@@ -1,4 +1,4 @@
-"""`recall`: what the Type 2 pathway of a BSD network makes of each concept, as pictures."""
+"""`recall`: what the Type 2 pathway of a BSD network makes of each concept, or an autoencoder of images, as pictures."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from lavasnn.cli.common import (
 from lavasnn.cli.execute import execute
 from lavasnn.data import Images
 from lavasnn.errors import InputError
+from lavasnn.files import read_tensors
 from lavasnn.ir import Graph
 
 
@@ -52,9 +53,15 @@ def recall_command(
     """Show each concept to a BSD network, and what arrives at the stimulus from it, beside the mean of the class's images.
 
     Told with it is the cosine of the recalled voltages with every image of the class, and with those of all other classes.
+    Of an autoencoder: images, what Type 1 reconstructs of each, what Type 2 recalls of it, and how far both are from it.
 
     Example: lavasnn recall program.safetensors --data mnist -o recall.png
     """
+    if is_autoencoder(file):
+        if backend != "exact" or precision is not None:
+            raise InputError(f"{file} is an autoencoder, which torch runs; it has neither --backend nor --precision")
+        show_autoencoder(file, output, spec, data_dir, download, 10 if samples is None else samples, as_json)
+        return
     network = open_network(file)
     images = open_data(spec, network.trained_on, data_dir, download, samples)
     found = recalled(network, images, backend, precision, quiet)
@@ -65,6 +72,41 @@ def recall_command(
     def lines() -> None:
         cells = [[str(r["concept"]), *(_number(r[k]) for k in ("cosine", "cosine_others", "cosine_mean"))] for r in rows]
         table("Cosine of what is recalled", ["concept", "with its images", "with all others", "with their mean"], cells)
+        click.echo(f"picture  {output}")
+
+    show(as_json, values, lines)
+
+
+def is_autoencoder(file: Path) -> bool:
+    """Whether a file is the model of one."""
+    if file.suffix in (".nir", ".net"):
+        return False
+    kind, header, _ = read_tensors(file, "model", "graph", "program")
+    return kind == "model" and header.get("task") == "reconstruction"
+
+
+def show_autoencoder(
+    file: Path, output: Path, spec: str | None, data_dir: Path | None, download: bool, samples: int, as_json: bool
+) -> None:
+    """Draw the first images of a set, and under each what both pathways make of it."""
+    from lavasnn.learning.reconstruction import as_floats, brought_back, load_autoencoder
+    from lavasnn.measure.pictures import mse
+    from lavasnn.report.figures import pictures
+
+    net, config = load_autoencoder(file)
+    images = open_data(spec, config.data.name, data_dir, download, samples)
+    if images.features != net.sizes[0]:
+        raise InputError(f"recall: {images.label} has {images.features:,} pixels, the network {net.sizes[0]:,}")
+    found, truth = brought_back(net, images), as_floats(images)
+    rows = {"image": truth, "Type 1": found.x} | ({} if config.label == "bptt" else {"Type 2": found.u})
+    pictures(output, f"{file.name}: {images.label}", rows, images.shape, (0, 1))
+    errors = {name: mse(x, truth) for name, x in rows.items() if x is not truth}
+    values = {"file": file, "data": images.label, "output": output, "samples": len(images)}
+    values |= {"mse": errors["Type 1"], "mse_recall": errors.get("Type 2")}
+
+    def lines() -> None:
+        for name, error in errors.items():
+            click.echo(f"{name}: mean squared error {error:.4f} of {len(images):,} images")
         click.echo(f"picture  {output}")
 
     show(as_json, values, lines)

@@ -17,7 +17,7 @@ from lavasnn.architecture import Full
 from lavasnn.cli.common import note, open_network, version
 from lavasnn.cli.deploy import build
 from lavasnn.cli.execute import execute
-from lavasnn.cli.train import held_out, model_path, over_seeds, provenance, train_one
+from lavasnn.cli.train import model_path, over_seeds, provenance, train_one
 from lavasnn.cli.verify import proof_json, prove
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
@@ -118,7 +118,7 @@ def compare_candidates(run: RunConfig, images: Images, device: str, quiet: bool)
     if run.training not in [r.training for r in runs]:
         raise InputError(f"{run.name}: choose.candidates has {len(runs)} entries, none with the settings of the run itself")
     held = DataSection.model_validate(run.data.model_dump() | {"validation": run.choose.held_out})
-    train, validation = held_out(held, images)
+    train, validation = held.held_out(images)
     rows: list[dict[str, Any]] = []
     for i, (changes, candidate) in enumerate(zip(run.choose.candidates, runs, strict=True), start=1):
         path = Path("runs") / f"{run.name}-{run.label}-candidate{i}.safetensors"

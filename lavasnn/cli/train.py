@@ -21,7 +21,6 @@ from lavasnn.config import RunConfig
 from lavasnn.data import Images
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import write_text
-from lavasnn.sections import DataSection
 
 if TYPE_CHECKING:
     from lavasnn.learning.loop import Loop, Report
@@ -206,26 +205,11 @@ def _check_writable(path: Path) -> None:
 def load_splits(run: RunConfig, data_dir: Path | None, download: bool) -> tuple[Images, Images | None, Images]:
     """Training, validation (if the configuration holds some out) and test images."""
     train, test = (_load(run, split, data_dir, download) for split in ("train", "test"))
-    return *held_out(run.data, train), test
+    return *run.data.held_out(train), test
 
 
 def _load(run: RunConfig, split: str, data_dir: Path | None, download: bool) -> Images:
     return data.load(f"{run.data.name}:{split}", data_dir, download=download, steps=run.spiking.steps)
-
-
-def held_out(section: DataSection, train: Images) -> tuple[Images, Images | None]:
-    """Training images cut to the configuration's limit, and those held out of them.
-
-    Raises:
-        InputError: More are to be held out than there are.
-    """
-    if section.limit:
-        train = train.take(min(section.limit, len(train)))
-    if not section.validation:
-        return train, None
-    if section.validation >= len(train):
-        raise InputError(f"data.validation is {section.validation:,}, the training set has {len(train):,} images")
-    return data.validation_split(train, section.validation, seed=0)
 
 
 def train_one(

@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lavasnn.learning.rules import Batch, Seen
-from lavasnn.nn.bsd import BSDNet
+from lavasnn.nn.bsd import BSDNet, Pathway
 from lavasnn.nn.bsd_layers import Link
 from lavasnn.sections import BSDSection
 
@@ -51,10 +51,21 @@ def bsd(net: BSDNet, batch: Batch, section: BSDSection) -> Seen:
     for i in range(last + 1):
         dv, du = local_gradients(up.v[i], down.v[i], labels, section)
         if i:
-            net.W[i - 1].grad = net.up[i - 1].gradient(_through(net.up[i - 1], dv, up.gain[i]), up.r[i - 1])
-        net.Theta[i].grad = net.down[i].gradient(_through(net.down[i], du, down.gain[i]), down.r[i + 1])
-    net.W[last].grad = net.up[last].gradient(torch.softmax(up.v[-1], 1) - batch.target, up.r[last])
+            learn_up(net, up, i, dv)
+        learn_down(net, down, i, du)
+    learn_up(net, up, last + 1, torch.softmax(up.v[-1], 1) - batch.target)
     return Seen(up.v[-1], [], [])
+
+
+def learn_up(net: BSDNet, up: Pathway, i: int, dv: Tensor) -> None:
+    """Fill in the gradient of the synapses W into layer i, counted from 0, by that of its voltages, (sample, neuron)."""
+    link = net.up[i - 1]
+    net.W[i - 1].grad = link.gradient(_through(link, dv, up.gain[i]), up.r[i - 1])
+
+
+def learn_down(net: BSDNet, down: Pathway, i: int, du: Tensor) -> None:
+    """The same of the synapses Theta into layer i."""
+    net.Theta[i].grad = net.down[i].gradient(_through(net.down[i], du, down.gain[i]), down.r[i + 1])
 
 
 def _through(link: Link, d: Tensor, gain: Tensor | None) -> Tensor:

@@ -103,7 +103,7 @@ def sizes(net: Net) -> list[int]:
 
 
 _NEVER = {"timing", "choose", "sweep"}
-_LATER = {"training": {"randaugment": 0, "warmup": 0}, "bsd": {"threshold_entry": None, "norm": False}}
+_LATER = {"training": {"randaugment": 0}, "bsd": {"threshold_entry": None, "norm": False}}
 """Entries that files of earlier versions lack, with the values that mean what those did: they are left out."""
 
 
@@ -157,6 +157,8 @@ def load_model(path: Path) -> Model:
         InputError: Not a model file, or one whose entries do not fit together.
     """
     _, header, tensors = read_tensors(path, "model")
+    if "task" in header:
+        raise InputError(f"{path}: a model of task {header['task']!r}; needed is one that tells classes apart")
     config = parse(header["config"], str(path))
     net: Net
     if config.network.neuron != "diffpc":

@@ -30,7 +30,7 @@ from lavasnn.learning.bsd_rnn import bptt, bsd, loss, readout
 from lavasnn.learning.loop import Loop, device_named
 from lavasnn.nn.bsd import HELD
 from lavasnn.nn.bsd_rnn import BSDRNN
-from lavasnn.sections import BSDSection, Section, Seed
+from lavasnn.sections import BSDSection, OptimizerSection, Section, Seed
 
 Label = Literal["reco", "infonce", "mse", "readout", "bptt"]
 FOREIGN = {"threshold_entry", "norm", "readout"}
@@ -59,7 +59,7 @@ class SequenceNetwork(Section):
     hidden: int = Field(default=300, ge=1, le=10_000)
 
 
-class SequenceTraining(Section):
+class SequenceTraining(OptimizerSection):
     """How to train.
 
     Attributes:
@@ -67,20 +67,12 @@ class SequenceTraining(Section):
         length: Positions of a window.
         stride: A window begins every so many steps, from a start that is drawn for each epoch; 0 takes `length`.
         batch: Windows of a batch, and samples of an affinity matrix.
-        epochs, optimizer, learning_rate, weight_decay, momentum, schedule, clip_norm: As of images.
     """
 
     method: Literal["bsd", "readout", "bptt"] = "bsd"
     length: int = Field(default=32, ge=1, le=10_000)
     stride: int = Field(default=0, ge=0)
-    epochs: int = Field(default=10, ge=1)
     batch: int = Field(default=64, ge=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0, lt=100)
-    weight_decay: float = Field(default=0.01, ge=0, lt=1)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    clip_norm: float = Field(default=1.0, ge=0)
 
 
 class SequenceConfig(Section):

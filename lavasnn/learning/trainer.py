@@ -38,7 +38,8 @@ COMPARED = 500
 """Training images on which the two pathways of a BSD network are compared after each epoch, at most."""
 
 
-def _checksum(images: Images) -> str:
+def checksum(images: Images) -> str:
+    """Of pixels and labels."""
     found = hashlib.sha256(np.ascontiguousarray(images.pixels).data)
     found.update(np.ascontiguousarray(images.labels).data)
     return found.hexdigest()
@@ -84,7 +85,7 @@ class Trainer(Loop[EpochReport]):
             sizes = (train.features, *config.network.sizes, train.classes)
             self.net = DiffPCNet(sizes, config.timing, generator).to(where)
             check_depth(config.timing, len(sizes) - 1, settle=config.training.method == "diffpc")
-        self._data = _checksum(train)
+        self._data = checksum(train)
         super().__init__(self.net, config.training, seed, {"config": dump(config), "data": self._data}, EpochReport)
         self.labels = torch.from_numpy(train.labels).to(where)
         self.pixels = torch.from_numpy(train.pixels).to(where)

@@ -16,7 +16,7 @@ appendix E.2.2.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -24,10 +24,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from lavasnn.architecture import Convolution, Full, Layer
-from lavasnn.dynamics.pyramidal import Pyramidal, threshold
+from lavasnn.architecture import Convolution, Full, Layer, Mirror
+from lavasnn.dynamics.pyramidal import Pyramidal, fire, integrate, threshold
 from lavasnn.errors import InputError
-from lavasnn.nn.bsd_layers import Folded, Link, Norm
+from lavasnn.nn.bsd_layers import Folded, Link, Norm, linked
+from lavasnn.nn.surrogate import heaviside
 
 HELD = 32_000_000
 """Numbers of the widest layer that an evaluation holds at a time, at most."""
@@ -53,7 +54,7 @@ class Pathway:
 
 
 class BSDNet(nn.Module):
-    """BSD network of fully connected layers and convolutions.
+    """BSD network of fully connected layers and convolutions, also in reverse.
 
     Args:
         plan: Its layers, stimulus to concept, at least two; or, fully connected, the neurons of all its layers, both ends
@@ -79,7 +80,7 @@ class BSDNet(nn.Module):
 
     def __init__(
         self,
-        plan: Sequence[int] | Sequence[Layer],
+        plan: Sequence[int] | Sequence[Layer | Mirror],
         steps: int = 4,
         tau: float = 2.0,
         thresholds: tuple[float, float] = (0.2, 0.1),
@@ -98,7 +99,7 @@ class BSDNet(nn.Module):
         self.steps = steps
         self.type1, self.type2 = (Pyramidal(tau, threshold) for threshold in thresholds)
         self.first1, self.first2 = (Pyramidal(tau, entry or threshold) for threshold in thresholds)
-        self.up, self.down = (tuple(Link(layer, down) for layer in self.plan) for down in (False, True))
+        self.up, self.down = (tuple(linked(layer, down) for layer in self.plan) for down in (False, True))
         self.W = nn.ParameterList(drawn(link.shape, generator) for link in self.up)
         self.Theta = nn.ParameterList(drawn(link.shape, generator) for link in self.down)
         self.norm_up = nn.ModuleDict({str(i): Norm(link) for i, link in enumerate(self.up[:-1])} if norm else {})
@@ -143,13 +144,25 @@ class BSDNet(nn.Module):
         up, down = _chain(self.up, self.W, self.norm_up), _chain(self.down, self.Theta, self.norm_down)
         return tuple(_folded(*parts) for parts in up), tuple(_folded(*parts) for parts in down)
 
-    def _run(self, neurons: tuple[Pyramidal, Pyramidal], chain: Sequence[_Part], current: Tensor, every: bool) -> Pathway:
+    def unrolled(self, x: Tensor) -> Tensor:
+        """What `forward` gives, with gradients through synapses, batch norm, time and spikes: for backpropagation alone."""
+        parts = _chain(self.up, self.W, self.norm_up)
+        return self._run((self.first1, self.type1), parts, x, False, traced).v[-1]
+
+    def _run(
+        self,
+        neurons: tuple[Pyramidal, Pyramidal],
+        chain: Sequence[_Part],
+        current: Tensor,
+        every: bool,
+        spikes_of: Callable[[Pyramidal, Tensor], Tensor] | None = None,
+    ) -> Pathway:
         samples = len(current)
         rates, trains = list[Tensor](), list[Tensor]()
         voltages, gains = [current], list[Tensor | None]([None])
 
         def sent(neuron: Pyramidal, basal: Tensor) -> Tensor:
-            spikes = fired(neuron, basal)
+            spikes = (spikes_of or fired)(neuron, basal)
             rates.append(spikes.mean(0))
             trains.extend([spikes] if every else [])
             return spikes
@@ -175,7 +188,7 @@ def _chain(links: Sequence[Link], weights: nn.ParameterList, norms: nn.ModuleDic
     return [(link, weight, by_place.get(str(i))) for i, (link, weight) in enumerate(zip(links, weights, strict=True))]
 
 
-def layered(plan: Sequence[int] | Sequence[Layer]) -> tuple[Layer, ...]:
+def layered(plan: Sequence[int] | Sequence[Layer | Mirror]) -> tuple[Layer | Mirror, ...]:
     """The layers of a network from them, or from the neurons of all its layers if it is fully connected."""
     sizes = [entry for entry in plan if isinstance(entry, int)]
     given = [entry for entry in plan if not isinstance(entry, int)]
@@ -194,6 +207,17 @@ def fired(neuron: Pyramidal, basal: Tensor) -> Tensor:
         torch.ge(v, at, out=s)
         v.addcmul_(v, s, value=-1)
     return found
+
+
+def traced(neuron: Pyramidal, basal: Tensor) -> Tensor:
+    """`fired` with a gradient: that of a spike by H - threshold is ATan's, and none passes through a reset."""
+    v, found = torch.zeros_like(basal[0]), list[Tensor]()
+    for a in basal:
+        v = integrate(neuron, v, a)
+        likely = heaviside(v / neuron.tau - neuron.threshold)
+        s, v = fire(neuron, v)
+        found.append(s + likely - likely.detach())
+    return torch.stack(found)
 
 
 def drawn(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

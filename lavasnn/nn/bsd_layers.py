@@ -6,8 +6,8 @@ again. Upwards a convolution is the usual one. Downwards it is, in this order,
     nearest-neighbour upsampling by the stride, cropped at the bottom and right to the image of the layer below
     a convolution of the same kernel, stride 1, with weights of its own
 
-so that both directions connect the same two layers. Strides halve images where the paper pools: the largest of four spikes
-would need a neuron and a step of its own.
+so that both directions connect the same two layers; of a mirrored convolution, in a decoder, they change places. Strides halve
+images where the paper pools: the largest of four spikes would need a neuron and a step of its own.
 
 Source: Biologically Plausible Learning via Bidirectional Spike-based Distillation (ICLR 2026), appendix E.2.2.
 """
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_weight
 
-from lavasnn.architecture import Convolution, Full, Layer
+from lavasnn.architecture import Convolution, Full, Layer, Mirror
 from lavasnn.errors import InputError
 
 
@@ -60,6 +60,13 @@ class Link:
         return self.shape[0]
 
     @property
+    def image(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the layer that receives; where there are no images a neuron is a channel."""
+        if isinstance(self.layer, Full):
+            return self.channels, 1, 1
+        return self.layer.image if self.down else self.layer.image_out
+
+    @property
     def positions(self) -> int:
         """Neurons of a channel in the layer that receives."""
         return (self.layer.inputs if self.down else self.layer.size) // self.channels
@@ -75,9 +82,7 @@ class Link:
         if isinstance(self.layer, Full):
             return d.T @ r
         x = self._images(r)
-        _, rows, columns = self.layer.image if self.down else self.layer.image_out
-        d = d.view(len(d), -1, rows, columns)
-        return conv2d_weight(x, self.shape, d, self._stride, self.layer.padding)
+        return conv2d_weight(x, self.shape, d.view(-1, *self.image), self._stride, self.layer.padding)
 
     @property
     def _stride(self) -> int:
@@ -91,6 +96,11 @@ class Link:
             return x.view(-1, *layer.image)
         wide = x.view(-1, *layer.image_out).repeat_interleave(layer.stride, 2).repeat_interleave(layer.stride, 3)
         return wide[:, :, : layer.image[1], : layer.image[2]]
+
+
+def linked(layer: Layer | Mirror, down: bool) -> Link:
+    """Synapses of a network's layer, upwards or downwards; those of a mirror are its convolution's the other way."""
+    return Link(layer.layer, not down) if isinstance(layer, Mirror) else Link(layer, down)
 
 
 @dataclass(frozen=True)
@@ -142,8 +152,8 @@ class Norm(nn.Module):
         """Normalised voltages of (row, neuron), and each neuron's factor; in training the running statistics move too."""
         if self.training:
             var, mean = torch.var_mean(input.view(len(input), self.channels, self.positions), dim=(0, 2), correction=0)
-            self.mean.lerp_(mean.to(self.mean.dtype), self.MOMENTUM)
-            self.var.lerp_(var.to(self.var.dtype), self.MOMENTUM)
+            self.mean.lerp_(mean.detach().to(self.mean.dtype), self.MOMENTUM)
+            self.var.lerp_(var.detach().to(self.var.dtype), self.MOMENTUM)
             scale, shift = _affine(mean, var)
         else:
             scale, shift = self.affine()

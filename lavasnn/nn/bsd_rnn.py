@@ -24,10 +24,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lavasnn.dynamics.pyramidal import Pyramidal, integrate
+from lavasnn.dynamics.pyramidal import Pyramidal
 from lavasnn.errors import InputError
-from lavasnn.nn.bsd import drawn, fired
-from lavasnn.nn.surrogate import ATan, heaviside
+from lavasnn.nn.bsd import drawn, fired, traced
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class BSDRNN(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """o of all positions, as `perceive` has it, with a gradient through time: that of spikes is ATan's of H - threshold."""
-        return self._run(self.type1, input @ self.W_ih.T, self.W_hh, _traced, False)[0] @ self.W_ho.T
+        return self._run(self.type1, input @ self.W_ih.T, self.W_hh, traced, False)[0] @ self.W_ho.T
 
     def _run(
         self,
@@ -127,13 +126,3 @@ class BSDRNN(nn.Module):
             r.append(s.mean(0))
             trains.extend([s] if every else [])
         return torch.stack(h), torch.stack(r), torch.stack(trains) if every else None
-
-
-def _traced(neuron: Pyramidal, basal: Tensor) -> Tensor:
-    """`fired` with a gradient; none passes through a reset."""
-    v, found = torch.zeros_like(basal[0]), list[Tensor]()
-    for a in basal:
-        v = integrate(neuron, v, a)
-        found.append(1 - heaviside(neuron.threshold - v / neuron.tau, ATan()))  # 1 at the threshold itself
-        v = torch.where(found[-1] > 0, torch.zeros_like(v), v)
-    return torch.stack(found)

@@ -50,22 +50,32 @@ def overview(
         figure.savefig(temporary, dpi=110)
 
 
-def pictures(path: Path, title: str, rows: Mapping[str, NDArray[Any]], shape: Sequence[int]) -> None:
-    """Rows of small images, each scaled to its own range.
+def pictures(
+    path: Path,
+    title: str,
+    rows: Mapping[str, NDArray[Any]],
+    shape: Sequence[int],
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Rows of small images.
 
     Args:
         path: Where.
         title: Above all.
         rows: By name, shape (picture, feature).
         shape: Of the features: rows and columns, or channels (1 or 3), rows and columns.
+        limits: What is black and what is white; None scales each image to its own range.
     """
     columns = max(len(values) for values in rows.values())
     figure = Figure(figsize=(1.0 * columns + 0.6, 1.1 * len(rows) + 0.5), layout="constrained")
     for line, (name, values) in zip(figure.subplots(len(rows), columns, squeeze=False), rows.items(), strict=True):
         for axes, value in zip(line, values, strict=False):
             image = np.asarray(value, np.float64).reshape(shape)
-            image = (image - image.min()) / max(float(np.ptp(image)), 1e-12)
-            axes.imshow(image.transpose(1, 2, 0) if image.ndim == 3 else image, cmap="gray", interpolation="nearest")
+            low, high = limits or (image.min(), image.max())
+            image = ((image - low) / max(float(high - low), 1e-12)).clip(0, 1)
+            image = image[0] if image.shape[0] == 1 else image
+            image = image.transpose(1, 2, 0) if image.ndim == 3 else image
+            axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         for axes in line:
             axes.set(xticks=[], yticks=[])
         line[0].set_ylabel(name)

@@ -262,12 +262,11 @@ def _timing(entries: Any, where: str) -> dict[str, Any]:
 
 
 def complaint(error: Any, top: type[Section] = RunConfig) -> str:
-    """What is wrong with an entry of a configuration of type `top`, for a person; `error` is one of pydantic's."""
+    """What pydantic found wrong in `top`, in a line that names the entry."""
     place = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        section: Any = top
-        for part in error["loc"][:-1]:
-            section = section.model_fields[part].annotation
+        below = top.model_fields[str(error["loc"][0])].annotation if len(error["loc"]) > 1 else top
+        section = below if isinstance(below, type) and issubclass(below, Section) else top
         return f"unknown entry {place}; allowed are {', '.join(section.model_fields)}"
     return f"{place} is {error['input']!r}: {error['msg'][:1].lower()}{error['msg'][1:]}"
 

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 from pydantic_core import PydanticCustomError
 
 from lavasnn.architecture import parsed
@@ -165,8 +173,39 @@ class BSDSection(Section):
     readout: Literal["voltage", "spikes"] = "voltage"
 
 
-class TrainingSection(Section):
-    """How to train.
+class OptimizerSection(Section):
+    """How weights follow gradients.
+
+    Attributes:
+        epochs: Times that every sample is learned from.
+        batch: Samples of an update.
+        learning_rate: At most; warmup and schedule lower it.
+        schedule: The learning rate falls to 0 along a cosine, or stays.
+        warmup: Updates in which the learning rate rises from 0 along a line.
+        clip_norm: Largest norm of the whole gradient; 0 means no clipping.
+    """
+
+    epochs: int = Field(default=10, ge=1)
+    batch: int = Field(default=128, ge=1)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0, lt=100)
+    weight_decay: float = Field(default=0.01, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup: int = Field(default=0, ge=0)
+    clip_norm: float = Field(default=1.0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a warmup of 0, which files of earlier versions do not name."""
+        entries = serialize(self)
+        if not self.warmup:
+            entries.pop("warmup", None)
+        return entries
+
+
+class TrainingSection(OptimizerSection):
+    """How to train on images or events.
 
     Attributes:
         method: "diffpc", or a baseline of the same architecture: "backprop", "predictive-coding". Networks of LIF and DLIF
@@ -176,21 +215,11 @@ class TrainingSection(Section):
         shift: Each image moves by up to this many pixels in both directions.
         flip: Mirror half of the images left to right.
         randaugment: Magnitude of torchvision's RandAugment, two random changes of each image, before shift and flip; 0: none.
-        schedule: The learning rate falls to 0 along a cosine, or stays.
-        clip_norm: Largest norm of the whole gradient; 0 means no clipping.
         iterations: Relaxation steps of float predictive coding, and relaxation_rate their size.
     """
 
     method: Literal["diffpc", "backprop", "predictive-coding", "bptt", "bsd"] = "diffpc"
     form: Literal["collapsed", "literal"] = "collapsed"
-    epochs: int = Field(default=10, ge=1)
-    batch: int = Field(default=128, ge=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0, lt=100)
-    weight_decay: float = Field(default=0.01, ge=0, lt=1)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    clip_norm: float = Field(default=1.0, ge=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     input_dropout: float = Field(default=0.0, ge=0, lt=1)
     shift: int = Field(default=0, ge=0, le=8)

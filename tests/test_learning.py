@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from lavasnn.config import RunConfig
 from lavasnn.data import Images, load
 from lavasnn.dynamics.timing import Timing
 from lavasnn.errors import FileFormatError, InputError, LavasnnError
+from lavasnn.learning.loop import learning_rate
 from lavasnn.learning.model import load_model
 from lavasnn.learning.rules import RULES, Batch, backprop, diffpc, predictive_coding
 from lavasnn.learning.trainer import Trainer, augmented, outputs, predict
@@ -491,3 +493,13 @@ def test_augmentation_moves_whole_images(shift: int, flip: bool) -> None:
 def test_augmentation_of_nothing_is_nothing() -> None:
     pixels = torch.arange(24, dtype=torch.uint8).reshape(2, 12)
     assert torch.equal(augmented(pixels, (3, 4), 0, False, torch.Generator().manual_seed(1)), pixels)
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_the_rate_rises_along_a_line_and_falls_along_a_cosine(warmup: int) -> None:
+    section = TrainingSection(learning_rate=0.1, warmup=warmup)
+    rates = [learning_rate(section, update, 20) for update in range(20)]
+    for update, rate in enumerate(rates):
+        assert rate == pytest.approx(0.05 * (1 + math.cos(math.pi * update / 20)) * min(1, (update + 1) / max(1, warmup)))
+    constant = TrainingSection(learning_rate=0.1, warmup=warmup, schedule="constant")
+    assert [learning_rate(constant, update, 20) for update in (0, 19)] == [0.1 / max(1, warmup), 0.1]

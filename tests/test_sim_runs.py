@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lavasnn import config
+from lavasnn.cli.tasks import Task, load_task
 from lavasnn.learning.model import dump
 from lavasnn.report.tables import methods, results, spiking, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = [path for path in sorted((ROOT / "sim_runs").glob("*.toml")) if "task" not in config.read_toml(path)]
+EVERY = sorted((ROOT / "sim_runs").glob("*.toml"))
+TASKS = [path for path in EVERY if "task" in config.read_toml(path)]
+CONFIGS = [path for path in EVERY if path not in TASKS]
 CHOICES = sorted((ROOT / "sim_runs" / "choices").glob("*.json"))
-SUMMARIES = [path for c in CONFIGS if (path := ROOT / "sim_runs" / "summaries" / f"{c.stem}.json").is_file()]
+EVERY_SUMMARY = sorted((ROOT / "sim_runs" / "summaries").glob("*.json"))
+SUMMARIES = [path for path in EVERY_SUMMARY if path.stem not in {task.stem for task in TASKS}]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def task_of(path: Path) -> Task:
+    return load_task(config.read_toml(path)["task"], path)
+
+
+@pytest.mark.parametrize("path", EVERY, ids=lambda p: p.stem)
 def test_configurations_are_valid_and_named_after_their_file(path: Path) -> None:
-    assert config.load(path).name == path.stem
+    assert (task_of(path) if path in TASKS else config.load(path)).name == path.stem
 
 
-@pytest.mark.parametrize("path", SUMMARIES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", EVERY_SUMMARY, ids=lambda p: p.stem)
 def test_summaries_are_of_the_committed_configuration(path: Path) -> None:
-    summary = json.loads(path.read_text())
-    assert summary["config"] == dump(config.load(ROOT / "sim_runs" / f"{path.stem}.toml"))
+    summary, source = json.loads(path.read_text()), ROOT / "sim_runs" / f"{path.stem}.toml"
+    assert summary["config"] == (task_of(source).dump() if source in TASKS else dump(config.load(source)))
+    if source in TASKS:
+        assert list(summary["results"]) == list(task_of(source).variants())
     seeds = summary["config"]["seeds"]
     for found in summary["results"].values():
         assert [row["seed"] for row in found["seeds"]] == seeds
@@ -87,3 +98,37 @@ def test_bsd_page_quotes_its_summary() -> None:
         ("rates, Type 1 and Type 2", [f"{v['rate']:.2f}, {v['rate_recall']:.2f}" for v in layers]),
     ):
         assert f"| {name} | {' | '.join(cells)} |" in page
+
+
+def test_sequence_page_quotes_its_summaries() -> None:
+    """Rows of the page's two tables of results, formatted from the committed summaries; percent, and errors in deviations."""
+    page = (ROOT / "docs" / "bsd-sequences.md").read_text("utf-8")
+    runs = ("shakespeare-bsd", "los-speed-bsd", "exchange-bsd", "etth1-bsd")
+    text, *series = (json.loads((ROOT / "sim_runs" / "summaries" / f"{name}.json").read_text()) for name in runs)
+    named = {
+        "reco": "BSD, ReCo",
+        "infonce": "BSD, InfoNCE",
+        "mse": "BSD, MSE",
+        "readout": "readout alone",
+        "bptt": "backpropagation through time",
+        "most_frequent": "most frequent character",
+        "after_one": "what follows the last character most often",
+        "after_two": "what follows the last two most often",
+        "mean": "training part's mean",
+        "no_change": "no change",
+        "linear": "least squares from x_i",
+    }
+
+    def cell(summary: dict[str, Any], label: str, key: str, times: int, digits: int) -> str:
+        found = summary["results"].get(label)
+        if found is None:
+            return f"{times * summary['references'][label][key]:.{digits}f}"
+        spread = f" ± {times * found['deviation'][key]:.{digits}f}" if found["deviation"] else ""
+        return f"{times * found['mean'][key]:.{digits}f}{spread}"
+
+    for label in (*text["results"], *text["references"]):
+        nats = cell(text, label, "nats", 1, 2) if label in text["results"] else ""
+        assert f"| {named[label]} | {cell(text, label, 'accuracy', 100, 1)} | {nats} |" in page
+    for label in (*series[0]["results"], *series[0]["references"]):
+        cells = [f"{cell(s, label, 'mse', 1, 4)} | {cell(s, label, 'mae', 1, 3)}" for s in series]
+        assert f"| {named[label]} | {' | '.join(cells)} |" in page

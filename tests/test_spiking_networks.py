@@ -374,7 +374,7 @@ def test_a_sweep_changes_entries_of_spiking() -> None:
     ):
         with pytest.raises(ConfigError, match=rf"here: sweep.spiking\[0\]: .*{message}"):
             parse({**base, "sweep": {"spiking": [entry]}}, "here")
-    with pytest.raises(ConfigError, match="sweep.spiking has entries, with neuron 'diffpc' allowed are none"):
+    with pytest.raises(ConfigError, match=r"sweep\.spiking has entries, with neuron 'diffpc' allowed are none"):
         parse({"sweep": {"spiking": [{"steps": 3}]}}, "here")
 
 

@@ -14,7 +14,10 @@ from lavasnn.errors import ConfigError
 if TYPE_CHECKING:
     from lavasnn.learning.loop import Loop
 
-TASKS: Mapping[str, str] = {"reconstruction": "lavasnn.learning.reconstruction"}
+TASKS: Mapping[str, str] = {
+    "sequence": "lavasnn.learning.sequences",
+    "reconstruction": "lavasnn.learning.reconstruction",
+}
 """Where each task's `load_task` is, which reads and checks a configuration file."""
 
 

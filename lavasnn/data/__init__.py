@@ -3,7 +3,7 @@
 `digits` comes with scikit-learn and needs no file. All others are read from their published files in the data directory,
 which is the argument, else the environment variable LAVASNN_DATA, else `lavasnn` in the user's cache. Nothing is fetched
 unless `download` says so. See `idx` for MNIST and Fashion-MNIST, `pictures` for coloured images, `events` for recordings of
-event cameras and of the artificial cochlea.
+event cameras and of the artificial cochlea, `sequences` for texts and time series, which are no labelled samples.
 """
 
 from pathlib import Path

@@ -26,6 +26,8 @@ algorithm 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -90,12 +92,51 @@ def local_gradients(v: Tensor, u: Tensor, labels: Tensor, section: BSDSection) -
     if section.loss == "mse":
         apart = v - u[labels]
         return 2 * apart, -2 * mine.T @ apart
-    length, size = (x.norm(dim=1, keepdim=True).clamp(min=TINY) for x in (v, u))
+    if section.loss == "infonce":
+        return _by_cosines(v, u, lambda C: _infonce(C, mine, section))
+    others = _others(mine, section.negatives == "literal")
+    return _by_cosines(v, u, lambda C: _reco(C, mine, others, section))
+
+
+def pair_gradients(v: Tensor, u: Tensor, section: BSDSection, kinds: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The same where each sample has a row of Type 2 of its own: equations 6, 7 and 18 as they stand.
+
+    Args:
+        v: Voltages of Type 1, shape (..., sample, neuron); each (sample, neuron) is a batch by itself.
+        u: Voltages of Type 2, likewise.
+        section: Which loss, and its numbers.
+        kinds: With "other_class", what tells samples apart, integers of shape (..., sample): pairs with the same number do
+            not count as negatives.
+
+    Returns:
+        Gradients by v and by u, in their shapes, summed over the batch.
+    """
+    if section.loss == "mse":
+        apart = v - u
+        return 2 * apart, -2 * apart
+    mine = torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
+    others = 1 - mine
+    if section.negatives == "other_class" and kinds is not None:
+        others = (kinds[..., :, None] != kinds[..., None, :]).to(v.dtype)
+    if section.loss == "reco":
+        return _by_cosines(v, u, lambda C: _reco(C, mine, others, section))
+
+    def infonce(C: Tensor) -> tuple[Tensor, Tensor]:
+        e = (others + mine) * torch.exp((C - 1) / section.temperature)
+        G, back = ((e / e.sum(axis, keepdim=True) - mine) / section.temperature for axis in (-1, -2))
+        return G, back
+
+    return _by_cosines(v, u, infonce)
+
+
+def _by_cosines(v: Tensor, u: Tensor, by: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Gradients by v and u of losses that see their cosines alone: `by` has dL/dC of Type 1 and of Type 2."""
+    length, size = (x.norm(dim=-1, keepdim=True).clamp(min=TINY) for x in (v, u))
     a, b = v / length, u / size
-    C = a @ b.T
-    G, back = _reco(C, mine, section) if section.loss == "reco" else _infonce(C, mine, section)
-    dv = (G @ b - (G * C).sum(1, keepdim=True) * a) / length
-    du = (back.T @ a - (back * C).sum(0)[:, None] * b) / size
+    C = a @ b.mT
+    G, back = by(C)
+    dv = (G @ b - (G * C).sum(-1, keepdim=True) * a) / length
+    du = (back.mT @ a - (back * C).sum(-2)[..., None] * b) / size
     return dv, du
 
 
@@ -105,9 +146,8 @@ def _others(mine: Tensor, literal: bool) -> Tensor:
     return counts - mine if literal else counts * (1 - mine)
 
 
-def _reco(C: Tensor, mine: Tensor, section: BSDSection) -> tuple[Tensor, Tensor]:
+def _reco(C: Tensor, mine: Tensor, others: Tensor, section: BSDSection) -> tuple[Tensor, Tensor]:
     """dL/dC of both types, which are the same matrix."""
-    others = _others(mine, section.negatives == "literal")
     G = 2 * section.penalty * others * C.clamp(min=0) - 2 * (1 - C) * mine
     return G, G
 

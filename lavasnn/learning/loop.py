@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lavasnn.errors import InputError, LavasnnError
 from lavasnn.files import read_tensors, write_tensors
+from lavasnn.sections import OptimizerSection
 
 
 class Report(Protocol):
@@ -36,25 +37,6 @@ class Report(Protocol):
 
 
 R = TypeVar("R", bound=Report)
-
-
-class OptimizerSettings(Protocol):
-    """What a loop needs to know; `lavasnn.sections.TrainingSection` says what each is."""
-
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def optimizer(self) -> str: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def momentum(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def schedule(self) -> str: ...
-    @property
-    def clip_norm(self) -> float: ...
 
 
 @dataclass
@@ -84,7 +66,7 @@ class Loop(ABC, Generic[R]):
     kind = "model"
 
     def __init__(
-        self, net: nn.Module, settings: OptimizerSettings, seed: int, identity: Mapping[str, Any], report: type[R]
+        self, net: nn.Module, settings: OptimizerSection, seed: int, identity: Mapping[str, Any], report: type[R]
     ) -> None:
         self._module, self._settings, self._report = net, settings, report
         self.seed, self.identity = seed, dict(identity)
@@ -188,8 +170,7 @@ class Loop(ABC, Generic[R]):
             ]
         if t.clip_norm:
             torch.nn.utils.clip_grad_norm_(self._module.parameters(), t.clip_norm)
-        done = (p.epoch * self.batches + p.batch) / self._total()
-        rate = t.learning_rate * (0.5 * (1 + np.cos(np.pi * done)) if t.schedule == "cosine" else 1.0)
+        rate = learning_rate(t, p.epoch * self.batches + p.batch, self._total())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -260,7 +241,14 @@ class Loop(ABC, Generic[R]):
         return self._settings.epochs * self.batches
 
 
-def _optimizer(net: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+def learning_rate(settings: OptimizerSection, update: int, updates: int) -> float:
+    """Of one of all updates, counted from 0."""
+    fallen = 0.5 * (1 + np.cos(np.pi * update / updates)) if settings.schedule == "cosine" else 1.0
+    risen = min(1.0, (update + 1) / settings.warmup) if settings.warmup else 1.0
+    return settings.learning_rate * fallen * risen
+
+
+def _optimizer(net: nn.Module, settings: OptimizerSection) -> torch.optim.Optimizer:
     if settings.optimizer == "sgd":
         return torch.optim.SGD(net.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay)
     return torch.optim.AdamW(net.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)

@@ -36,7 +36,7 @@ from lavasnn.learning.trainer import Trainer, checksum, shown_values
 from lavasnn.measure.pictures import WINDOW, frechet, mse, principal, psnr, ssim
 from lavasnn.nn.bsd import BSDNet
 from lavasnn.nn.diffpc import DiffPCNet
-from lavasnn.sections import DataSection, Section, Seed
+from lavasnn.sections import DataSection, OptimizerSection, Section, Seed
 
 TASK = "reconstruction"
 AT_ONCE = 64
@@ -60,8 +60,8 @@ class EncoderSection(Section):
     )
 
 
-class PictureTraining(Section):
-    """How to train; entries as in `lavasnn.sections.TrainingSection`.
+class PictureTraining(OptimizerSection):
+    """How to train; shift, flip and randaugment as in `lavasnn.sections.TrainingSection`.
 
     Attributes:
         method: "bsd", or "bptt": the squared error backpropagated through the same network and all its steps.
@@ -70,12 +70,6 @@ class PictureTraining(Section):
     method: Literal["bsd", "bptt"] = "bsd"
     epochs: int = Field(default=1, ge=1)
     batch: int = Field(default=32, ge=1)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0, lt=100)
-    weight_decay: float = Field(default=0.01, ge=0, lt=1)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    clip_norm: float = Field(default=1.0, ge=0)
     shift: int = Field(default=0, ge=0, le=8)
     flip: bool = False
     randaugment: int = Field(default=0, ge=0, le=30)

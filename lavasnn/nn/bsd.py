@@ -15,7 +15,8 @@ appendix E.2.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -99,8 +100,8 @@ class BSDNet(nn.Module):
         self.type1, self.type2 = (Pyramidal(tau, threshold) for threshold in thresholds)
         self.first1, self.first2 = (Pyramidal(tau, entry or threshold) for threshold in thresholds)
         self.up, self.down = (tuple(linked(layer, down) for layer in self.plan) for down in (False, True))
-        self.W = nn.ParameterList(_drawn(link, generator) for link in self.up)
-        self.Theta = nn.ParameterList(_drawn(link, generator) for link in self.down)
+        self.W = nn.ParameterList(drawn(link.shape, generator) for link in self.up)
+        self.Theta = nn.ParameterList(drawn(link.shape, generator) for link in self.down)
         self.norm_up = nn.ModuleDict({str(i): Norm(link) for i, link in enumerate(self.up[:-1])} if norm else {})
         self.norm_down = nn.ModuleDict({str(i): Norm(link) for i, link in enumerate(self.down) if i} if norm else {})
 
@@ -143,13 +144,10 @@ class BSDNet(nn.Module):
         up, down = _chain(self.up, self.W, self.norm_up), _chain(self.down, self.Theta, self.norm_down)
         return tuple(_folded(*parts) for parts in up), tuple(_folded(*parts) for parts in down)
 
-    def unrolled(self, x: Tensor, surrogate: str = "atan") -> Tensor:
-        """What `forward` gives, with gradients through synapses, batch norm, time and spikes: for backpropagation alone.
-
-        A spike's derivative by H - threshold is the surrogate's; none passes through the reset, as in `lavasnn.nn.lif`.
-        """
+    def unrolled(self, x: Tensor) -> Tensor:
+        """What `forward` gives, with gradients through synapses, batch norm, time and spikes: for backpropagation alone."""
         parts = _chain(self.up, self.W, self.norm_up)
-        return self._run((self.first1, self.type1), parts, x, False, surrogate).v[-1]
+        return self._run((self.first1, self.type1), parts, x, False, traced).v[-1]
 
     def _run(
         self,
@@ -157,14 +155,14 @@ class BSDNet(nn.Module):
         chain: Sequence[_Part],
         current: Tensor,
         every: bool,
-        surrogate: str | None = None,
+        spikes_of: Callable[[Pyramidal, Tensor], Tensor] | None = None,
     ) -> Pathway:
         samples = len(current)
         rates, trains = list[Tensor](), list[Tensor]()
         voltages, gains = [current], list[Tensor | None]([None])
 
         def sent(neuron: Pyramidal, basal: Tensor) -> Tensor:
-            spikes = fired(neuron, basal) if surrogate is None else _smooth(neuron, basal, surrogate)
+            spikes = (spikes_of or fired)(neuron, basal)
             rates.append(spikes.mean(0))
             trains.extend([spikes] if every else [])
             return spikes
@@ -211,23 +209,21 @@ def fired(neuron: Pyramidal, basal: Tensor) -> Tensor:
     return found
 
 
-def _smooth(neuron: Pyramidal, basal: Tensor, surrogate: str) -> Tensor:
-    """The same spikes with a surrogate's gradient."""
+def traced(neuron: Pyramidal, basal: Tensor) -> Tensor:
+    """`fired` with a gradient: that of a spike by H - threshold is ATan's, and none passes through a reset."""
     v, found = torch.zeros_like(basal[0]), list[Tensor]()
     for a in basal:
         v = integrate(neuron, v, a)
-        likely = heaviside(v / neuron.tau - neuron.threshold, surrogate)
+        likely = heaviside(v / neuron.tau - neuron.threshold)
         s, v = fire(neuron, v)
         found.append(s + likely - likely.detach())
     return torch.stack(found)
 
 
-def _drawn(link: Link, generator: torch.Generator | None) -> Tensor:
-    weight = nn.Parameter(torch.empty(link.shape))
-    bound = weight[0].numel() ** -0.5
-    with torch.no_grad():
-        weight.uniform_(-bound, bound, generator=generator)
-    return weight
+def drawn(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """A parameter of that shape, post first, uniform within 1 / sqrt(inputs of a neuron)."""
+    bound = math.prod(shape[1:]) ** -0.5
+    return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 from torch import Tensor
 from torch.nn import functional as F
 
+from lavasnn.cli.common import open_network
 from lavasnn.data import sequences
 from lavasnn.errors import ConfigError, DataError, InputError, RangeError
 from lavasnn.learning.bsd import local_gradients, pair_gradients
@@ -563,3 +564,9 @@ def test_the_command_line_trains_measures_and_sums_up(
     assert found["references"]["after_two"]["accuracy"] == 1.0
     assert (tmp_path / "runs" / "small-bptt-s1.safetensors").is_file()
     capsys.readouterr()
+
+
+def test_a_model_of_a_sequence_is_no_network_to_compile(tmp_path: Path) -> None:
+    SequenceLoop(config(), WORDS).save_model(tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match="a model of task 'sequence'; needed is one that tells classes apart"):
+        open_network(tmp_path / "m.safetensors")

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lavasnn.cli.common import note
+import click
+
+from lavasnn.cli.common import note, show
 from lavasnn.cli.train import Unfinished, over_seeds, provenance, train_loop
 from lavasnn.errors import ConfigError
 
@@ -92,6 +94,25 @@ def train_task(
     loop = task.loop(data, seed, device)
     seconds = train_loop(loop, path, unfinished, quiet, task.line)
     return {"seed": seed, "seconds": round(seconds, 1)} | task.measure(loop, data)
+
+
+def show_task(
+    task: Task,
+    output: Path | None,
+    seed: int | None,
+    device: str,
+    unfinished: Unfinished,
+    data_dir: Path | None,
+    download: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train one network of a task and tell what it does on test data."""
+    used = task.seeds[0] if seed is None else seed
+    path = output or model_file(task, used)
+    row = train_task(task, path, task.data(data_dir, download), used, device, unfinished, quiet)
+    told = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if isinstance(value, float))
+    show(as_json, row | {"files": {"model": str(path)}}, lambda: click.echo(f"{path}: {told}"))
 
 
 def summarise_task(task: Task, data: Any, device: str, quiet: bool) -> dict[str, Any]:

@@ -524,7 +524,7 @@ def test_what_a_configuration_cannot_say(sections: dict[str, Any], message: str)
 def test_variants_change_what_they_say_alone() -> None:
     task = SequenceTask(config(baselines={"mse": {}, "bptt": {"learning_rate": 0.5}}))
     found = task.variants()
-    assert list(found) == ["reco", "mse", "bptt"] == [variant.label for variant in found.values()]
+    assert list(found) == ["reco", "mse", "bptt"] == [variant.config.label for variant in found.values()]
     assert found["mse"].config.bsd.loss == "mse" and found["mse"].config.training == task.config.training
     assert found["bptt"].config.training.learning_rate == 0.5
     assert task.with_epochs(3).config.training.epochs == 3
@@ -535,7 +535,7 @@ def test_variants_change_what_they_say_alone() -> None:
 def test_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text('task = "sequence"\nname = "x"\n[data]\nname = "tinyshakespeare"\n')
-    assert load_task(path).name == "x"
+    assert load_task(path).config.name == "x"
     path.write_text('task = "sequence"\nname = "x"\n')
     with pytest.raises(ConfigError, match="data is"):
         load_task(path)

@@ -23,7 +23,7 @@ from lavasnn.learning.bsd import bsd, likeness, local_gradients
 from lavasnn.learning.model import dump, load_model
 from lavasnn.learning.rules import Batch
 from lavasnn.learning.trainer import Trainer, outputs
-from lavasnn.nn.bsd import BSDNet
+from lavasnn.nn.bsd import BSDNet, fired, traced
 from lavasnn.sections import BSDSection
 
 LOSSES = [(loss, negatives) for loss in ("reco", "infonce", "mse") for negatives in ("literal", "other_class")]
@@ -331,3 +331,18 @@ def test_likeness_of_the_two_pathways() -> None:
         assert found["hamming"] == pytest.approx(float((a == b).double().mean()))
         assert (found["rate"], found["rate_recall"]) == pytest.approx((float(a.mean()), float(b.mean())), abs=1e-6)
         assert -1 <= found["cosine"] <= 1
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0, 3.0, 7.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_firing_in_place_is_the_step_of_the_soma(tau: float, dtype: torch.dtype) -> None:
+    """`fired` and `traced` against `lavasnn.dynamics.pyramidal.step`, which says what the neuron is, bit for bit."""
+    neuron, generator = Pyramidal(tau, 0.2), torch.Generator().manual_seed(3)
+    basal = torch.randn(9, 20, 50, generator=generator, dtype=dtype)
+    v, spikes = torch.zeros_like(basal[0]), []
+    for a in basal:
+        s, v = step(neuron, v, a)
+        spikes.append(s.to(dtype))
+    assert 0 < torch.stack(spikes).mean() < 1
+    for found in (fired(neuron, basal), traced(neuron, basal)):
+        assert torch.equal(found, torch.stack(spikes))

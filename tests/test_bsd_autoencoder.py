@@ -426,7 +426,7 @@ def same(a: PictureLoop, b: PictureLoop) -> bool:
 def test_variants_are_what_they_say(task: ReconstructionTask) -> None:
     found = task.variants()
     assert list(found) == ["bsd", "bptt", "primitive", "infonce", "mse"]
-    assert all(variant.label == label for label, variant in found.items())
+    assert all(variant.config.label == label for label, variant in found.items())
     assert found["bptt"].config.training.method == "bptt" and found["primitive"].config.bsd.cutoff == 0
     assert found["infonce"].config.bsd.loss == "infonce" and found["mse"].config.bsd.loss == "mse"
     dumps = [json.dumps(variant.dump()) for variant in found.values()]

@@ -18,6 +18,7 @@ from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error
 from torch import Tensor
 from torch.nn import functional as F
 
+from lavasnn.cli.common import open_network
 from lavasnn.data import sequences
 from lavasnn.errors import ConfigError, DataError, InputError, RangeError
 from lavasnn.learning.bsd import local_gradients, pair_gradients
@@ -523,7 +524,7 @@ def test_what_a_configuration_cannot_say(sections: dict[str, Any], message: str)
 def test_variants_change_what_they_say_alone() -> None:
     task = SequenceTask(config(baselines={"mse": {}, "bptt": {"learning_rate": 0.5}}))
     found = task.variants()
-    assert list(found) == ["reco", "mse", "bptt"] == [variant.label for variant in found.values()]
+    assert list(found) == ["reco", "mse", "bptt"] == [variant.config.label for variant in found.values()]
     assert found["mse"].config.bsd.loss == "mse" and found["mse"].config.training == task.config.training
     assert found["bptt"].config.training.learning_rate == 0.5
     assert task.with_epochs(3).config.training.epochs == 3
@@ -534,7 +535,7 @@ def test_variants_change_what_they_say_alone() -> None:
 def test_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "c.toml"
     path.write_text('task = "sequence"\nname = "x"\n[data]\nname = "tinyshakespeare"\n')
-    assert load_task(path).name == "x"
+    assert load_task(path).config.name == "x"
     path.write_text('task = "sequence"\nname = "x"\n')
     with pytest.raises(ConfigError, match="data is"):
         load_task(path)
@@ -563,3 +564,9 @@ def test_the_command_line_trains_measures_and_sums_up(
     assert found["references"]["after_two"]["accuracy"] == 1.0
     assert (tmp_path / "runs" / "small-bptt-s1.safetensors").is_file()
     capsys.readouterr()
+
+
+def test_a_model_of_a_sequence_is_no_network_to_compile(tmp_path: Path) -> None:
+    SequenceLoop(config(), WORDS).save_model(tmp_path / "m.safetensors")
+    with pytest.raises(InputError, match="a model of task 'sequence'; needed is one that tells classes apart"):
+        open_network(tmp_path / "m.safetensors")

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from lavasnn import config
-from lavasnn.cli.tasks import Task, load_task
+from lavasnn.cli.tasks import load_task
 from lavasnn.learning.model import dump
+from lavasnn.learning.task import Task
 from lavasnn.report.tables import methods, results, spiking, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,13 +23,13 @@ EVERY_SUMMARY = sorted((ROOT / "sim_runs" / "summaries").glob("*.json"))
 SUMMARIES = [path for path in EVERY_SUMMARY if path.stem not in {task.stem for task in TASKS}]
 
 
-def task_of(path: Path) -> Task:
+def task_of(path: Path) -> Task[Any, Any]:
     return load_task(config.read_toml(path)["task"], path)
 
 
 @pytest.mark.parametrize("path", EVERY, ids=lambda p: p.stem)
 def test_configurations_are_valid_and_named_after_their_file(path: Path) -> None:
-    assert (task_of(path) if path in TASKS else config.load(path)).name == path.stem
+    assert (task_of(path).config if path in TASKS else config.load(path)).name == path.stem
 
 
 @pytest.mark.parametrize("path", EVERY_SUMMARY, ids=lambda p: p.stem)

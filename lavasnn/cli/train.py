@@ -98,37 +98,47 @@ def train_command(
         show(as_json, values, lambda: click.echo(json.dumps(values.get("results", values.get("candidates")), indent=1)))
 
     if (kind := configs.read_toml(config).get("task")) is not None:
-        from lavasnn.cli.tasks import load_task, model_file, summarise_task, train_task
+        from lavasnn.cli.tasks import load_task, show_task, summarise_task
 
         if method is not None or choose is not None:
             raise InputError(f"{config}: task is {kind!r}, which has neither --method nor --choose")
         task = load_task(kind, config)
         task = task if epochs is None else task.with_epochs(epochs)
-        known = task.data(data_dir, download)
-        if summary is not None:
-            tell(summary, summarise_task(task, known, device, quiet))
-            return
-        used = task.seeds[0] if seed is None else seed
-        path = output or model_file(task, used)
-        row = train_task(task, path, known, used, device, unfinished or "refuse", quiet)
-        told = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if isinstance(value, float))
-        show(as_json, row | {"files": {"model": str(path)}}, lambda: click.echo(f"{path}: {told}"))
+        if summary is None:
+            show_task(task, output, seed, device, unfinished or "refuse", data_dir, download, as_json, quiet)
+        else:
+            tell(summary, summarise_task(task, task.data(data_dir, download), device, quiet))
         return
     run = configs.load(config)
     run = run if method is None else run.with_training(method=method)
     run = run if epochs is None else run.with_training(epochs=epochs)
-    if several is not None:
-        from lavasnn.cli.summary import compare_candidates, summarise
-
-        if summary is not None:
-            tell(several, summarise(run, *load_splits(run, data_dir, download), device, quiet))
-        else:
-            tell(several, compare_candidates(run, _load(run, "train", data_dir, download), device, quiet))
+    if several is None:
+        _show_network(run, output, seed, device, unfinished or "refuse", data_dir, download, as_json, quiet)
         return
+    from lavasnn.cli.summary import compare_candidates, summarise
+
+    if summary is not None:
+        tell(several, summarise(run, *load_splits(run, data_dir, download), device, quiet))
+    else:
+        tell(several, compare_candidates(run, _load(run, "train", data_dir, download), device, quiet))
+
+
+def _show_network(
+    run: RunConfig,
+    output: Path | None,
+    seed: int | None,
+    device: str,
+    unfinished: Unfinished,
+    data_dir: Path | None,
+    download: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Train one network and tell its accuracy."""
     train, validation, test = load_splits(run, data_dir, download)
     used = run.seeds[0] if seed is None else seed
     path = output or model_path(run, run.label, used)
-    trainer, seconds = train_one(run, train, validation, used, device, path, unfinished or "refuse", quiet)
+    trainer, seconds = train_one(run, train, validation, used, device, path, unfinished, quiet)
     training = None if run.network.neuron == "pyramidal" else open_network(path).training
     accuracy = trainer.evaluate(test)
     values: dict[str, Any] = {

@@ -157,8 +157,8 @@ def load_model(path: Path) -> Model:
         InputError: Not a model file, or one whose entries do not fit together.
     """
     _, header, tensors = read_tensors(path, "model")
-    if "task" in header:
-        raise InputError(f"{path}: a model of task {header['task']!r}; needed is one that tells classes apart")
+    if (task := header.get("task", header["config"].get("task"))) is not None:
+        raise InputError(f"{path}: a model of task {task!r}; needed is one that tells classes apart, others are not compiled")
     config = parse(header["config"], str(path))
     net: Net
     if config.network.neuron != "diffpc":

@@ -33,6 +33,7 @@ from lavasnn.files import read_tensors
 from lavasnn.learning.augment import augmented, check_randaugment, randaugmented
 from lavasnn.learning.bsd_autoencoder import AutoencoderSection, distil
 from lavasnn.learning.loop import Loop, device_named
+from lavasnn.learning.task import Task
 from lavasnn.learning.trainer import Trainer, checksum, shown_values
 from lavasnn.measure.pictures import WINDOW, frechet, mse, principal, psnr, ssim
 from lavasnn.nn.bsd import BSDNet
@@ -337,36 +338,13 @@ def load_autoencoder(path: Path) -> tuple[BSDNet, ReconstructionConfig]:
     return net, config
 
 
-@dataclass(frozen=True)
-class ReconstructionTask:
-    """What `lavasnn train` does with such a configuration, see `lavasnn.cli.tasks.Task`."""
-
-    config: ReconstructionConfig
-
-    @property
-    def name(self) -> str:
-        """Of the run and its files."""
-        return self.config.name
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """One run each."""
-        return self.config.seeds
-
-    @property
-    def label(self) -> str:
-        """What tells its files from those of its variants."""
-        return self.config.label
-
-    def with_epochs(self, epochs: int) -> ReconstructionTask:
-        """The same with another number of epochs."""
-        training = self.config.training.model_copy(update={"epochs": epochs})
-        return ReconstructionTask(self.config.model_copy(update={"training": training}))
+class ReconstructionTask(Task[ReconstructionConfig, Collection]):
+    """What `lavasnn train` does with such a configuration."""
 
     def variants(self) -> Mapping[str, ReconstructionTask]:
         """By label, the configuration itself first."""
-        others = (ReconstructionTask(self.config.variant(name)) for name in self.config.variants)
-        return {self.label: self} | {other.label: other for other in others}
+        others = [self.config.variant(name) for name in self.config.variants]
+        return {self.config.label: self} | {other.label: ReconstructionTask(other) for other in others}
 
     def data(self, folder: Path | None, download: bool) -> Collection:
         """Images of the configuration's set.

@@ -28,6 +28,7 @@ from lavasnn.data.sequences import Sequence, Stretch
 from lavasnn.errors import ConfigError, InputError
 from lavasnn.learning.bsd_rnn import bptt, bsd, loss, readout
 from lavasnn.learning.loop import Loop, device_named
+from lavasnn.learning.task import Task
 from lavasnn.nn.bsd import HELD
 from lavasnn.nn.bsd_rnn import BSDRNN
 from lavasnn.sections import BSDSection, OptimizerSection, Section, Seed
@@ -288,35 +289,13 @@ def references(data: Sequence, length: int) -> dict[str, dict[str, float]]:
     return {name: scores(torch.from_numpy(guess), part, False) for name, guess in numbers.items()}
 
 
-@dataclass(frozen=True)
-class SequenceTask:
-    """A configuration as the command line drives it, see `lavasnn.cli.tasks`."""
-
-    config: SequenceConfig
-
-    @property
-    def name(self) -> str:
-        """Of the run."""
-        return self.config.name
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """One run each."""
-        return self.config.seeds
-
-    @property
-    def label(self) -> str:
-        """Of the variant."""
-        return self.config.label
-
-    def with_epochs(self, epochs: int) -> SequenceTask:
-        """The same run, that long."""
-        training = self.config.training.model_copy(update={"epochs": epochs})
-        return SequenceTask(self.config.model_copy(update={"training": training}))
+class SequenceTask(Task[SequenceConfig, Sequence]):
+    """A configuration as the command line drives it."""
 
     def variants(self) -> Mapping[str, SequenceTask]:
         """Itself and its baselines."""
-        return {self.label: self, **{label: SequenceTask(self.config.baseline(label)) for label in self.config.baselines}}
+        others = {label: SequenceTask(self.config.baseline(label)) for label in self.config.baselines}
+        return {self.config.label: self, **others}
 
     def data(self, folder: Path | None, download: bool) -> Sequence:
         """The sequence; nothing is fetched.

@@ -617,6 +617,14 @@ def lines(name: str) -> list[str]:
     return [f"| {NAMES.get(label, label)} | {' | '.join(cells)} |" for label, cells in found.items()]
 
 
+def cosines() -> list[str]:
+    """The table of the first seed's cosines, by layer."""
+    row = json.loads((ROOT / "sim_runs" / "summaries" / "mnist-bsd-autoencoder.json").read_text())["results"]["bsd"]["seeds"][0]
+    head = ["| layer | " + " | ".join(str(i) for i in range(1, 8)) + " |", "|---" * 8 + "|"]
+    names = {"cosine": "of the same image", "cosine_others": "of others"}
+    return head + [f"| {name} | " + " | ".join(f"{c:.2f}" for c in row[key]) + " |" for key, name in names.items()]
+
+
 @pytest.mark.parametrize("name", ["mnist-bsd-autoencoder", "fashion-bsd-autoencoder", "mnist-bsd-autoencoder-losses"])
 def test_the_page_quotes_the_summaries(name: str) -> None:
     page = (ROOT / "docs" / "bsd-autoencoder.md").read_text("utf-8")
@@ -624,3 +632,4 @@ def test_the_page_quotes_the_summaries(name: str) -> None:
     table = page.partition(f"| {name} | MSE |")[2].partition("\n\n")[0].splitlines()[2:]
     own = lines(name)
     assert table == (own if "losses" not in name else own[:4])
+    assert "\n".join(cosines()) in page

@@ -489,6 +489,21 @@ def test_training_brings_pictures_back(task: ReconstructionTask, tmp_path: Path)
         load_model(tmp_path / "m.safetensors")
 
 
+def test_cosines_of_pathways_are_those_of_a_loop(task: ReconstructionTask) -> None:
+    data = task.data(None, False)
+    net, x = task.loop(data, 0, "cpu").net.train(), torch.from_numpy(as_floats(data.test)).float()
+    for _ in range(50):  # until the running statistics are those of the images
+        net.perceive(x), net.recall(x)
+    found = brought_back(net, data.test)
+    for i, (v, u) in enumerate(zip(net.perceive(x).v, net.recall(x).v, strict=True)):
+        v, u = v.double(), u.double()
+        C = [[float(a @ b / (a.norm() * b.norm()).clamp(min=1e-12)) for b in u] for a in v]  # 0 where one is silent
+        others = [C[k][j] for k in range(len(C)) for j in range(len(C)) if j != k]
+        assert found.cosine[i] == pytest.approx(np.mean([C[k][k] for k in range(len(C))]), abs=1e-5)
+        assert found.cosine_others[i] == pytest.approx(np.mean(others), abs=1e-5)
+    assert max(abs(a - b) for a, b in zip(found.cosine, found.cosine_others, strict=True)) > 0.01
+
+
 def test_references_and_features(task: ReconstructionTask) -> None:
     data = task.data(None, False)
     found = task.references(data)

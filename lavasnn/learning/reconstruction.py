@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from lavasnn import config as configs
 from lavasnn import data
@@ -279,12 +280,16 @@ class Brought:
         u: Of Type 2, at the bottom, likewise.
         rates: Mean spike rate of each layer of Type 1, bottom first.
         rates_recall: The same of Type 2.
+        cosine: Of the two types' voltages of the same image, mean, by layer.
+        cosine_others: The same of Type 1's with those that Type 2 has of other images, of the 64 evaluated together.
     """
 
     x: Float
     u: Float
     rates: list[float]
     rates_recall: list[float]
+    cosine: list[float]
+    cosine_others: list[float]
 
 
 @torch.no_grad()
@@ -293,7 +298,8 @@ def brought_back(net: BSDNet, images: Images) -> Brought:
     net.eval()
     device = next(net.parameters()).device
     ends: tuple[list[Tensor], list[Tensor]] = ([], [])
-    rates = np.zeros((2, len(net.sizes)))
+    rates, alike = np.zeros((2, len(net.sizes))), np.zeros((2, len(net.sizes)))
+    pairs = 0
     for start in range(0, len(images), AT_ONCE):
         pixels = torch.from_numpy(images.pixels[start : start + AT_ONCE]).to(device)
         x = pixels.to(torch.float32) / images.levels
@@ -301,8 +307,12 @@ def brought_back(net: BSDNet, images: Images) -> Brought:
         for found, v in zip(ends, (up.v[-1], down.v[0]), strict=True):
             found.append(v.clamp(0, 1).cpu())
         rates += [[float(r.mean()) * len(x) for r in path.r] for path in (up, down)]
+        cosines = [normalize(v) @ normalize(u).T for v, u in zip(up.v, down.v, strict=True)]
+        alike += [[float(c.trace()) for c in cosines], [float(c.sum() - c.trace()) for c in cosines]]
+        pairs += len(x) * (len(x) - 1)
     x, u = (torch.cat(found).numpy().astype(np.float64) for found in ends)
-    return Brought(x, u, *(rates / len(images)).tolist())
+    alike /= [[len(images)], [max(pairs, 1)]]
+    return Brought(x, u, *(rates / len(images)).tolist(), *alike.tolist())
 
 
 def dump(config: ReconstructionConfig) -> dict[str, Any]:
@@ -351,11 +361,14 @@ class ReconstructionTask(Task[ReconstructionConfig, Collection]):
         return PictureLoop(self.config, data, seed, device)
 
     def measure(self, loop: PictureLoop, data: Collection) -> dict[str, Any]:
-        """How close the test images' reconstructions come, how often neurons spike, and the errors on the way there."""
+        """How close the test images' reconstructions come, how often neurons spike, how alike both pathways are, and the
+        errors on the way there.
+        """
         found = brought_back(loop.net, data.test)
         row: dict[str, Any] = {**data.compare(found.x), "rates": found.rates}
         if self.config.training.method == "bsd":
             row |= {"mse_recall": mse(found.u, as_floats(data.test)), "rates_recall": found.rates_recall}
+            row |= {"cosine": found.cosine, "cosine_others": found.cosine_others}
         return row | {"error_by_epoch": [report.error for report in loop.progress.history]}
 
     def references(self, data: Collection) -> dict[str, Any]:

@@ -133,3 +133,11 @@ def test_sequence_page_quotes_its_summaries() -> None:
     for label in (*series[0]["results"], *series[0]["references"]):
         cells = [f"{cell(s, label, 'mse', 1, 4)} | {cell(s, label, 'mae', 1, 3)}" for s in series]
         assert f"| {named[label]} | {' | '.join(cells)} |" in page
+    reco = [s["results"]["reco"]["mean"] for s in (text, *series)]
+    for name, keys in (
+        ("both types send the same (Hamming)", ("hamming",)),
+        ("cosine of their voltages", ("cosine",)),
+        ("rates, Type 1 and Type 2", ("rate", "rate_recall")),
+        ("x̂: share of characters; squared error", ("recalled",)),
+    ):
+        assert f"| {name} | {' | '.join(', '.join(f'{mean[key]:.2f}' for key in keys) for mean in reco)} |" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,16 @@ import numpy as np
 from compile.backends import exact
 from compile.cost import count, operations
 from compile.program import Program
-from compile.target import LOIHI2
+from compile.target import LOIHI2, TARGETS
 from lavasnn.architecture import Full
-from lavasnn.cli.common import note, open_network, version
+from lavasnn.cli.common import Loaded, note, open_network, version
 from lavasnn.cli.deploy import build
 from lavasnn.cli.execute import execute
 from lavasnn.cli.train import model_path, over_seeds, provenance, train_one
 from lavasnn.cli.verify import proof_json, prove
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
-from lavasnn.errors import InputError
+from lavasnn.errors import InputError, LimitError
 from lavasnn.measure import traffic
 from lavasnn.measure.energy import estimates
 from lavasnn.sections import DataSection
@@ -63,10 +64,23 @@ def _on_lava(run: RunConfig, train: Images, test: Images, quiet: bool) -> dict[s
     if version("lava-nc") is None or run.training.method not in COMPILED:
         return None
     path, few = model_path(run, run.label, run.seeds[0]), test.take(min(PROVEN, len(test)))
-    program = build(open_network(path), train, 256, LOIHI2, path.name)
+    program = _fitted(open_network(path), train, path.name)
     proof = proof_json(prove(program.graph, few, PROVEN, quiet))
     lava = execute("lava", program.graph, few, False, PROVEN, False, quiet)
     return {key: proof[key] for key in ("samples", "steps", "compared", "mismatches")} | {"accuracy": lava.accuracy}
+
+
+def _fitted(network: Loaded, train: Images, source: str) -> Program:
+    """The program for one chip, or for the first board that it fits.
+
+    Raises:
+        LimitError: It fits none.
+    """
+    *smaller, largest = ("loihi2", "kapoho-point", "hala-point")
+    for name in smaller:
+        with contextlib.suppress(LimitError):
+            return build(network, train, 256, TARGETS[name], source)
+    return build(network, train, 256, TARGETS[largest], source)
 
 
 def _variants(run: RunConfig, train: Images) -> dict[str, tuple[RunConfig, str, dict[str, Any]]]:
@@ -162,7 +176,7 @@ def _measure(
     if run.training.method not in COMPILED:
         return row
     network = open_network(path)
-    program = build(network, train, 256, LOIHI2, path.name)
+    program = _fitted(network, train, path.name)
     if run.network.neuron == "pyramidal":
         return row | _bsd_row(trainer, program, test)
     if run.network.spiking:
@@ -246,6 +260,7 @@ def _bsd_row(trainer: Trainer, program: Program, test: Images) -> dict[str, Any]
         "bits_total_test": sent["total"],
         "bits_total_with_address_test": sent["total_with_address"],
         "parameters": sum(w.numel() for w in trainer.net.parameters()),
+        "target": program.target,
         "cores": program.cores,
         "latency_steps": counts.latency_steps,
     }

@@ -59,6 +59,17 @@ METHOD_COLUMNS = (
     "cores",
     "the paper's",
 )
+PYRAMIDAL_COLUMNS = (
+    "configuration",
+    "network",
+    "float, by voltage",
+    "by spikes",
+    "8-bit program, by voltage",
+    "by spikes",
+    "Lava; values compared: mismatches",
+    "cores",
+    "the paper's",
+)
 ABLATION_COLUMNS = (
     "changed",
     "float, by voltage",
@@ -70,8 +81,15 @@ ABLATION_COLUMNS = (
     "synaptic operations a sample",
 )
 METHODS = ("diffpc", "bsd", "dlif")
-PAPERS = {"mnist-diffpc-s": "98.3", "mnist-diffpc-l": "99.3", "fashion-diffpc-m": "89.6", "mnist-bsd": "95.62"}
+PAPERS = {
+    "mnist-diffpc-s": "98.3",
+    "mnist-diffpc-l": "99.3",
+    "fashion-diffpc-m": "89.6",
+    "mnist-bsd": "95.62",
+    "fashion-bsd": "86.39",
+}
 """Accuracies that the papers give for the very sizes of a configuration, percent."""
+NO_FIGURE = "no figure for this"
 
 
 def methods(folder: Path) -> str:
@@ -95,22 +113,22 @@ def _method(summary: dict[str, Any]) -> str:
 
 def _method_row(name: str, summary: dict[str, Any]) -> list[str]:
     label, config, lava = _method(summary), summary["config"], summary["lava"]
-    found, seeds = summary["results"][label], len(summary["config"]["seeds"])
+    found = summary["results"][label]
     mean = found["mean"]
     operations = f"{mean['syn_ops_per_sample']:,.0f}"
     if "syn_ops_of_perception_per_sample" in mean:
         operations += f"; perception alone {mean['syn_ops_of_perception_per_sample']:,.0f}"
     return [
         {"diffpc": "DiffPC", "bsd": "BSD", "dlif": "DLIF"}[label],
-        f"`{name}`, {config['training']['epochs']} epochs, {seeds} seed{'s' if seeds > 1 else ''}",
+        _told(name, summary),
         _network(config["data"]["name"], config["network"]["hidden"]),
         _percent(found, "test_float"),
         _percent(found, "test_int8"),
-        f"{100 * lava['accuracy']:.1f} of the first {lava['samples']}; {lava['compared']:,}: {lava['mismatches']}",
+        _on_lava(lava),
         f"{mean['bits_total_test']:.2f}",
         operations,
         str(found["seeds"][0]["cores"]),
-        PAPERS.get(name, "no figure for this"),
+        PAPERS.get(name, NO_FIGURE),
     ]
 
 
@@ -173,6 +191,46 @@ def sweep(path: Path) -> str:
     return _table(SWEEP_COLUMNS, [cells for *_, cells in sorted(rows, key=lambda row: row[:2])])
 
 
+def pyramidal(folder: Path) -> str:
+    """Markdown table of all summaries of BSD networks, one line each; accuracies as in `results`.
+
+    A configuration beside the folder that has no summary was not run, and its row says so; sweeps are left to `ablation`.
+    """
+    found, rows = dict(_summaries(folder)), list[list[str]]()
+    for path in sorted(folder.parent.glob("*.toml")):
+        if "task" in read_toml(path):
+            continue
+        run = load(path)
+        if run.network.neuron != "pyramidal" or run.sweep.all:
+            continue
+        name, network = path.stem, _network(run.data.name, run.network.hidden)
+        if name not in found:
+            rows.append([f"`{name}`", network, *["*not run*"] * (len(PYRAMIDAL_COLUMNS) - 3), PAPERS.get(name, NO_FIGURE)])
+            continue
+        row = found[name]["results"]["bsd"]
+        first = row["seeds"][0]
+        rows.append(
+            [
+                _told(name, found[name]),
+                network,
+                *(_percent(row, key) for key in ("test_by_voltage", "test_by_spikes", "test_int8", "test_int8_by_spikes")),
+                _on_lava(found[name]["lava"]),
+                f"{first['cores']:,}" + (f" ({first['target']})" if first.get("target", "loihi2") != "loihi2" else ""),
+                PAPERS.get(name, NO_FIGURE),
+            ]
+        )
+    return _table(PYRAMIDAL_COLUMNS, rows)
+
+
+def _told(name: str, summary: dict[str, Any]) -> str:
+    epochs, seeds = summary["config"]["training"]["epochs"], len(summary["config"]["seeds"])
+    return f"`{name}`, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}"
+
+
+def _on_lava(lava: dict[str, Any]) -> str:
+    return f"{100 * lava['accuracy']:.1f} of the first {lava['samples']}; {lava['compared']:,}: {lava['mismatches']}"
+
+
 def ablation(path: Path) -> str:
     """Markdown table of one summary's sweep over entries of a BSD network, in the order of its configuration.
 
@@ -214,14 +272,13 @@ def _table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
 
 def _spiking_rows(name: str, summary: dict[str, Any]) -> list[list[str]]:
     config = summary["config"]
-    epochs, seeds = config["training"]["epochs"], len(config["seeds"])
     rows: list[list[str]] = []
     for label, found in summary["results"].items():
         first, mean = found["seeds"][0], found["mean"]
         pairs = "syn_ops_of_pairs_per_sample" in mean
         rows.append(
             [
-                f"`{name}`, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}",
+                _told(name, summary),
                 _network(config["data"]["name"], first["hidden"]),
                 label,
                 f"{first['parameters']:,}",
@@ -249,9 +306,8 @@ def _network(data: str, hidden: Sequence[int | str]) -> str:
 
 def _row(name: str, summary: dict[str, Any]) -> list[str]:
     config, found = summary["config"], summary["results"]
-    epochs, seeds = config["training"]["epochs"], len(config["seeds"])
     return [
-        f"`{name}`, {epochs} epochs, {seeds} seed{'s' if seeds > 1 else ''}",
+        _told(name, summary),
         _network(config["data"]["name"], config["network"]["hidden"]),
         _percent(found["diffpc"], "test_float"),
         _percent(found["diffpc"], "test_int8"),
@@ -270,4 +326,4 @@ if __name__ == "__main__":
     summaries = Path(sys.argv[1])
     swept = [(summaries / f"{name}.json", "bsd" in s["results"]) for name, s in _summaries(summaries) if _swept(s)]
     varied = [ablation(path) if of_bsd else sweep(path) for path, of_bsd in swept]
-    print(methods(summaries), results(summaries), spiking(summaries), *varied, sep="\n\n")
+    print(methods(summaries), results(summaries), spiking(summaries), pyramidal(summaries), *varied, sep="\n\n")

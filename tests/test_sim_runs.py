@@ -84,7 +84,7 @@ def test_swept_rows_are_those_of_the_configuration() -> None:
 
 
 def test_bsd_page_quotes_its_summary() -> None:
-    """The page's tables of results and settings, and the likeness of MNIST's pathways, formatted from the committed summaries."""
+    """Tables of results and settings, and the likeness of MNIST's pathways, formatted from the committed summaries."""
     summaries = ROOT / "sim_runs" / "summaries"
     found = json.loads((summaries / "mnist-bsd.json").read_text())["results"]["bsd"]
     page = (ROOT / "docs" / "bsd.md").read_text("utf-8")

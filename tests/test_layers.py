@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -107,3 +108,15 @@ def test_the_command_takes_pyramidal_networks_alone(tmp_path: Path) -> None:
     done = runner.invoke(cli, ["layers", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "p.png")])
     assert done.exit_code != 0 and "lif neurons, needed is one of pyramidal ones" in str(done.exception)
     assert not (tmp_path / "p.png").exists()
+
+
+def test_a_summary_of_what_fits_no_board_keeps_its_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = TOML.replace("hidden = [64]", "hidden = [4200, 8]").replace("epochs = 3", "epochs = 1")
+    Path("l.toml").write_text(text.replace("[data]", "seeds = [0]\n[data]"))
+    done = CliRunner().invoke(cli, ["train", "l.toml", "-q", "--summary", "s.json"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(Path("s.json").read_text())
+    row = summary["results"]["bsd"]["seeds"][0]
+    assert "input axons, the target has 4,096" in row["not_compiled"]
+    assert 0 < row["test_by_voltage"] < 1 and "test_int8" not in row and summary["lava"] is None

@@ -60,11 +60,14 @@ def summarise(
 
 
 def _on_lava(run: RunConfig, train: Images, test: Images, quiet: bool) -> dict[str, Any] | None:
-    """The first seed's program on Lava and in torch against the exact executor, first test samples; None without Lava."""
+    """The first seed's program on Lava and in torch against the exact executor, first test samples; None without either."""
     if version("lava-nc") is None or run.training.method not in COMPILED:
         return None
     path, few = model_path(run, run.label, run.seeds[0]), test.take(min(PROVEN, len(test)))
-    program = _fitted(open_network(path), train, path.name)
+    try:
+        program = _fitted(open_network(path), train, path.name)
+    except LimitError:
+        return None
     proof = proof_json(prove(program.graph, few, PROVEN, quiet))
     lava = execute("lava", program.graph, few, False, PROVEN, False, quiet)
     return {key: proof[key] for key in ("samples", "steps", "compared", "mismatches")} | {"accuracy": lava.accuracy}
@@ -175,10 +178,16 @@ def _measure(
     ]
     if run.training.method not in COMPILED:
         return row
-    network = open_network(path)
-    program = _fitted(network, train, path.name)
     if run.network.neuron == "pyramidal":
-        return row | _bsd_row(trainer, program, test)
+        row |= _readouts(trainer, test)
+    network = open_network(path)
+    try:
+        program = _fitted(network, train, path.name)
+    except LimitError as error:
+        note(quiet, f"{path}: {error}")
+        return row | {"not_compiled": str(error)}
+    if run.network.neuron == "pyramidal":
+        return row | _bsd_row(program, test)
     if run.network.spiking:
         return row | _spiking_row(trainer, program, test)
     first = count(program, exact.run(program.graph, test.pixels, measure=True))
@@ -233,8 +242,8 @@ def _spiking_row(trainer: Trainer, program: Program, test: Images) -> dict[str, 
     return row | {"test_float_without_pairs": without, "syn_ops_of_pairs_per_sample": sum(own) / result.samples}
 
 
-def _bsd_row(trainer: Trainer, program: Program, test: Images) -> dict[str, Any]:
-    """Both readouts, real and in integers; what a sample costs; by layer how alike the pathways are on the test images."""
+def _readouts(trainer: Trainer, test: Images) -> dict[str, Any]:
+    """Both readouts of a BSD network on the test images, and by layer how alike its pathways are, there and over training."""
     import torch
 
     from lavasnn.learning.bsd import likeness
@@ -246,27 +255,33 @@ def _bsd_row(trainer: Trainer, program: Program, test: Images) -> dict[str, Any]
         for readout in ("voltage", "spikes")
     }
     assert isinstance(trainer.net, BSDNet)
-    found: dict[str, Any] = {f"test_by_{name}": float(np.mean(answer == test.labels)) for name, answer in answers.items()}
+    shown = shown_values(torch.from_numpy(test.pixels), trainer.encoding).to(trainer.device)
+    return {
+        **{f"test_by_{name}": float(np.mean(answer == test.labels)) for name, answer in answers.items()},
+        "parameters": sum(w.numel() for w in trainer.net.parameters()),
+        "likeness": likeness(trainer.net, shown, torch.from_numpy(test.labels).to(trainer.device)),
+        "over_training": [
+            [{key: round(value, 5) for key, value in layer.items()} for layer in epoch.layers]
+            for epoch in trainer.progress.history
+        ],
+    }
+
+
+def _bsd_row(program: Program, test: Images) -> dict[str, Any]:
+    """The test set on the program of a BSD network, both pathways running: both readouts, and what a sample costs."""
     both = exact.run(program.graph, test.pixels, test.labels, measure=True)
     counts, sent = count(program, both), traffic.summary(both)
     each, reached = operations(program.graph, both.by_neuron), program.graph.heard_of("stimulus")
     perceiving = [p for p in program.graph.projections if p.into == "basal" and p.target in reached]
     by_spikes = exact.run(replace(program.graph, read="messages"), test.pixels, measure=True)
-    found |= {
+    return {
         "test_int8": both.accuracy,
         "test_int8_by_spikes": float(np.mean(by_spikes.predictions == test.labels)),
         "syn_ops_per_sample": counts.total("syn_ops") / counts.samples,
         "syn_ops_of_perception_per_sample": sum(each[p.name] for p in perceiving) / counts.samples,
         "bits_total_test": sent["total"],
         "bits_total_with_address_test": sent["total_with_address"],
-        "parameters": sum(w.numel() for w in trainer.net.parameters()),
         "target": program.target,
         "cores": program.cores,
         "latency_steps": counts.latency_steps,
     }
-    shown = shown_values(torch.from_numpy(test.pixels), trainer.encoding)
-    found["likeness"] = likeness(trainer.net, shown.to(trainer.device), torch.from_numpy(test.labels).to(trainer.device))
-    found["over_training"] = [
-        [{key: round(value, 5) for key, value in layer.items()} for layer in epoch.layers] for epoch in trainer.progress.history
-    ]
-    return found

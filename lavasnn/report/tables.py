@@ -209,6 +209,10 @@ def pyramidal(folder: Path) -> str:
             continue
         row = found[name]["results"]["bsd"]
         first = row["seeds"][0]
+        if "not_compiled" in first:
+            floats = [_percent(row, key) for key in ("test_by_voltage", "test_by_spikes")]
+            rows.append([_told(name, found[name]), network, *floats, *["*does not fit*"] * 4, PAPERS.get(name, NO_FIGURE)])
+            continue
         rows.append(
             [
                 _told(name, found[name]),

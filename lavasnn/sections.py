@@ -141,6 +141,10 @@ class SpikingSection(Section):
     norm: bool = False
 
 
+COLDEST = 0.025
+"""Temperature of InfoNCE, at least: e^(-2 / temperature), for opposite voltages, is a float32."""
+
+
 class BSDSection(Section):
     """Networks of pyramidal neurons, which BSD trains.
 
@@ -168,7 +172,7 @@ class BSDSection(Section):
     norm: bool = False
     loss: Literal["reco", "infonce", "mse"] = "reco"
     penalty: float = Field(default=0.6, ge=0, le=1000)
-    temperature: float = Field(default=0.1, gt=0, le=1000)
+    temperature: float = Field(default=0.1, ge=COLDEST, le=1000)
     negatives: Literal["literal", "other_class"] = "literal"
     readout: Literal["voltage", "spikes"] = "voltage"
 

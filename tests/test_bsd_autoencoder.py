@@ -22,7 +22,7 @@ from lavasnn.architecture import Convolution, Mirror, autoencoder
 from lavasnn.cli import cli
 from lavasnn.data import Images
 from lavasnn.errors import ConfigError, InputError
-from lavasnn.learning.bsd_autoencoder import AutoencoderSection, distil, low_frequencies, split
+from lavasnn.learning.bsd_autoencoder import AutoencoderSection, distil, hidden_gradients, low_frequencies, split
 from lavasnn.learning.model import load_model
 from lavasnn.learning.reconstruction import (
     EncoderSection,
@@ -633,3 +633,18 @@ def test_the_page_quotes_the_summaries(name: str) -> None:
     own = lines(name)
     assert table == (own if "losses" not in name else own[:4])
     assert "\n".join(cosines()) in page
+
+
+def test_a_radius_that_holds_all_frequencies_splits_nothing() -> None:
+    random = torch.Generator().manual_seed(0)
+    v, u = (torch.randn(6, 2 * 7 * 7, generator=random) for _ in range(2))
+    wide, none = (AutoencoderSection(cutoff=cutoff) for cutoff in (1.5, 0.0))
+    for found, expected in zip(hidden_gradients(v, u, (2, 7, 7), wide), hidden_gradients(v, u, (2, 7, 7), none), strict=True):
+        assert torch.equal(found, expected)
+    assert max(float(d.abs().max()) for d in hidden_gradients(v, u, (2, 7, 7), AutoencoderSection(cutoff=1.2))) < 10
+
+
+@pytest.mark.parametrize(("loss", "variants"), [("infonce", ["primitive"]), ("reco", ["mse", "mse"]), ("mse", ["mse"])])
+def test_variants_have_to_be_other_runs(loss: str, variants: list[str]) -> None:
+    with pytest.raises(ConfigError, match="variants are"):
+        parse({"bsd": {"loss": loss}, "variants": variants}, "here")

@@ -295,9 +295,10 @@ def test_series_are_scaled_by_their_training_part(own: bool) -> None:
 def test_holding_out_never_reads_the_test_part() -> None:
     found = sequences.series("s", table(), ("a", "b", "c", "d"), 0.2)
     aside = found.held_out(0.25)
-    assert len(aside.train) + len(aside.test) == len(found.train)
-    assert np.array_equal(np.concatenate([aside.train.x, aside.test.x]), found.train.x)
-    assert np.array_equal(np.concatenate([aside.train.y, aside.test.y]), found.train.y)
+    n = len(aside.train)  # and a pair between them whose target is the first input held out
+    assert n + 1 + len(aside.test) == len(found.train)
+    for of, whole in ((lambda part: part.x, found.train.x), (lambda part: part.y, found.train.y)):
+        assert np.array_equal(of(aside.train), whole[:n]) and np.array_equal(of(aside.test), whole[n + 1 :])
     with pytest.raises(DataError, match=r"s: 0\.999 of 39 training steps held out leaves none on one side"):
         found.held_out(0.999)
 
@@ -453,6 +454,8 @@ def test_windows_lie_within_the_training_part(length: int, stride: int, monkeypa
 def test_a_training_part_holds_a_window() -> None:
     with pytest.raises(InputError, match="aab: 1,679 training steps; windows of 1000, one in 1000 steps, need 1,999"):
         SequenceLoop(config(training={"length": 1000}), WORDS)
+    with pytest.raises(InputError, match="aab: 419 steps for testing; a window has 500"):
+        SequenceLoop(config(training={"length": 500}), WORDS)
 
 
 # Evaluation

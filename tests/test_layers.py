@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lavasnn.architecture import layers
 from lavasnn.cli import cli
-from lavasnn.cli.layers import chance
+from lavasnn.cli.layers import chance, embedded
 from lavasnn.learning.bsd import alignment
 from lavasnn.learning.model import load_model
 from lavasnn.nn.bsd import BSDNet
@@ -120,3 +120,14 @@ def test_a_summary_of_what_fits_no_board_keeps_its_accuracy(tmp_path: Path, monk
     row = summary["results"]["bsd"]["seeds"][0]
     assert "input axons, the target has 4,096" in row["not_compiled"]
     assert 0 < row["test_by_voltage"] < 1 and "test_int8" not in row and summary["lava"] is None
+
+
+def test_maps_of_layers_that_say_nothing_or_little() -> None:
+    assert np.array_equal(embedded(np.ones((50, 8))), np.zeros((50, 2)))
+    line = embedded(np.random.default_rng(0).random((50, 1)))
+    assert line.shape == (50, 2) and np.isfinite(line).all() and np.ptp(line[:, 0]) > 0
+
+
+def test_without_a_number_there_are_as_many_samples_as_the_set_has(model: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["layers", str(model), "--json", "-o", str(tmp_path / "l.png")])
+    assert done.exit_code == 0 and json.loads(done.stdout)["samples"] == 360

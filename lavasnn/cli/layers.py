@@ -15,6 +15,8 @@ from lavasnn.errors import InputError
 if TYPE_CHECKING:
     from lavasnn.nn.bsd import BSDNet
 
+SHOWN = 500
+"""Samples without `--samples`, at most."""
 COLUMNS = {
     "hamming": "send the same",
     "by_chance": "by chance",
@@ -29,7 +31,9 @@ COLUMNS = {
 @click.argument("file", type=FILE)
 @click.option("-o", "--output", type=OUTPUT_FILE, default=Path("runs/layers.png"), show_default=True, help="Picture.")
 @DATA
-@click.option("--samples", type=click.IntRange(min=10), default=500, show_default=True, help="Use only the first N samples.")
+@click.option(
+    "--samples", type=click.IntRange(min=10), help="Use only the first N samples; without it 500, if there are as many."
+)
 @OUTPUT
 def layers_command(
     file: Path,
@@ -37,7 +41,7 @@ def layers_command(
     spec: str | None,
     data_dir: Path | None,
     download: bool,
-    samples: int,
+    samples: int | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -59,6 +63,7 @@ def layers_command(
     if not isinstance(model.net, BSDNet):
         raise InputError(f"{file}: a network of {model.config.network.neuron} neurons, needed is one of pyramidal ones")
     images = open_data(spec, model.config.data.name, data_dir, download, samples)
+    images = images if samples is not None else images.take(min(SHOWN, len(images)))
     theirs, mine = (images.features, images.classes), (model.net.sizes[0], model.net.sizes[-1])
     if theirs != mine:
         raise InputError(
@@ -95,7 +100,10 @@ def voltages(net: BSDNet, x: Any) -> list[NDArray[np.float64]]:
 
 
 def embedded(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """t-SNE of rows, shape (row, 2), by scikit-learn, from principal components and with a fixed seed."""
+    """t-SNE of rows, shape (row, 2), by scikit-learn, from principal components, seed fixed; 0 where all rows are equal."""
+    if not np.ptp(values, axis=0).any():  # a silent layer, on which scikit-learn dies
+        return np.zeros((len(values), 2))
+    values = np.pad(values, ((0, 0), (0, max(0, 2 - values.shape[1]))))
     from sklearn.manifold import TSNE  # pyright: ignore[reportMissingTypeStubs]
 
     method: Any = TSNE(perplexity=min(30.0, (len(values) - 1) / 3), init="pca", random_state=0)

@@ -88,15 +88,15 @@ class Sequence:
         return (len(self.symbols), len(self.symbols)) if self.symbols else (self.train.x.shape[1], 1)
 
     def held_out(self, share: float) -> Sequence:
-        """The training part alone, its last `share` in place of the test part.
+        """The training part alone, its last `share` in place of the test part; columns stay as they are scaled.
 
         Raises:
             DataError: Nothing would be left on one side.
         """
         n = len(self.train) - round(share * len(self.train))
-        if not 0 < n < len(self.train):
+        if not 1 < n < len(self.train):
             raise DataError(f"{self.name}: {share} of {len(self.train):,} training steps held out leaves none on one side")
-        train, aside = self.train.take(slice(0, n)), self.train.take(slice(n, None))
+        train, aside = self.train.take(slice(0, n - 1)), self.train.take(slice(n, None))
         return Sequence(self.name, self.symbols, self.columns, train, aside)
 
     @property

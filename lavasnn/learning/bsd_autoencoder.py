@@ -38,7 +38,7 @@ from torch import Tensor
 
 from lavasnn.learning.bsd import learn_down, learn_up, local_gradients
 from lavasnn.nn.bsd import BSDNet
-from lavasnn.sections import BSDSection, Section
+from lavasnn.sections import COLDEST, BSDSection, Section
 
 
 class AutoencoderSection(Section):
@@ -47,7 +47,8 @@ class AutoencoderSection(Section):
     Attributes:
         steps, tau, threshold, threshold_recall, threshold_entry: As in `lavasnn.sections.BSDSection`.
         loss: Of hidden layers.
-        cutoff: Radius of the low frequencies as a share of the highest one; 0 leaves voltages whole, with penalty_low.
+        cutoff: Radius of the low frequencies as a share of the highest one; 0, and a radius that leaves no high ones, leave
+            voltages whole, with penalty_low.
         penalty_low: ReCo: lambda of low frequencies.
         penalty_high: ReCo: lambda of high frequencies.
         temperature: InfoNCE: what similarities are divided by.
@@ -62,7 +63,7 @@ class AutoencoderSection(Section):
     cutoff: float = Field(default=0.6, ge=0, le=1.5)
     penalty_low: float = Field(default=0.005, ge=0, le=1000)
     penalty_high: float = Field(default=0.01, ge=0, le=1000)
-    temperature: float = Field(default=0.1, gt=0, le=1000)
+    temperature: float = Field(default=0.1, ge=COLDEST, le=1000)
 
     def band(self, penalty: float) -> BSDSection:
         """The loss of one band."""
@@ -103,7 +104,7 @@ def hidden_gradients(v: Tensor, u: Tensor, image: tuple[int, int, int], section:
         section: Which loss, and how frequencies are split.
     """
     own = torch.arange(len(v), device=v.device)
-    if not section.cutoff:
+    if not section.cutoff or low_frequencies(*image[1:], section.cutoff).all():
         return local_gradients(v, u, own, section.band(section.penalty_low))
     dv, du = torch.zeros_like(v), torch.zeros_like(u)
     penalties = (section.penalty_low, section.penalty_high)

@@ -101,10 +101,7 @@ class Loop(ABC, Generic[R]):
         Raises:
             InputError: They are of another network.
         """
-        try:
-            self._module.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in values.items()})
-        except RuntimeError as error:
-            raise InputError(f"model: {' '.join(str(error).split())}") from None
+        load_state(self._module, values)
 
     def run(
         self,
@@ -239,6 +236,18 @@ class Loop(ABC, Generic[R]):
 
     def _total(self) -> int:
         return self._settings.epochs * self.batches
+
+
+def load_state(net: nn.Module, values: Mapping[str, NDArray[Any]]) -> None:
+    """Set all that a network has learned.
+
+    Raises:
+        InputError: The values are of another network.
+    """
+    try:
+        net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in values.items()})
+    except RuntimeError as error:
+        raise InputError(f"model: {' '.join(str(error).split())}") from None
 
 
 def learning_rate(settings: OptimizerSection, update: int, updates: int) -> float:

@@ -158,7 +158,7 @@ def load_model(path: Path) -> Model:
     """
     _, header, tensors = read_tensors(path, "model")
     if (task := header.get("task", header["config"].get("task"))) is not None:
-        raise InputError(f"{path}: a model of task {task!r}; needed is one that tells classes apart, others are not compiled")
+        raise InputError(f"{path}: a model of task {task!r}; needed is one that tells classes apart")
     config = parse(header["config"], str(path))
     net: Net
     if config.network.neuron != "diffpc":

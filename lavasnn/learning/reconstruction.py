@@ -32,7 +32,7 @@ from lavasnn.errors import ConfigError, InputError
 from lavasnn.files import read_tensors
 from lavasnn.learning.augment import augmented, check_randaugment, randaugmented
 from lavasnn.learning.bsd_autoencoder import AutoencoderSection, distil
-from lavasnn.learning.loop import Loop, device_named
+from lavasnn.learning.loop import Loop, device_named, load_state
 from lavasnn.learning.task import Task
 from lavasnn.learning.trainer import Trainer, checksum, shown_values
 from lavasnn.measure.pictures import WINDOW, frechet, mse, principal, psnr, ssim
@@ -331,10 +331,7 @@ def load_autoencoder(path: Path) -> tuple[BSDNet, ReconstructionConfig]:
         raise InputError(f"{path}: a model of task {header.get('task')!r}, needed is {TASK!r}")
     config = parse(header["config"], str(path))
     net = network(config, SETS[config.data.name].shape)
-    try:
-        net.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in arrays.items()})
-    except RuntimeError as error:
-        raise InputError(f"{path}: {' '.join(str(error).split())}") from None
+    load_state(net, arrays)
     return net, config
 
 
@@ -354,7 +351,10 @@ class ReconstructionTask(Task[ReconstructionConfig, Collection]):
         """
         section = self.config.data
         train, test = (data.load(f"{section.name}:{split}", folder, download=download) for split in ("train", "test"))
-        return Collection(*section.held_out(train), test, self._judge)
+        kept, held = section.held_out(train)
+        if len(kept) < 2:
+            raise InputError(f"{section.name}: {len(kept)} training image; needed are 2 or more")
+        return Collection(kept, held, test, self._judge)
 
     def loop(self, data: Collection, seed: int, device: str) -> PictureLoop:
         """The training of a network from one seed."""
@@ -432,6 +432,11 @@ def parse(entries: Mapping[str, Any], where: str) -> ReconstructionConfig:
         wrong.append(f"data.input_exponent is {config.data.input_exponent}, which neuron 'pyramidal' does not have")
     features = math.prod(kind.shape)
     wrong += [f"components has {n}, an image {features} pixels" for n in config.components if n > features]
+    labels = [config.label, *(config.variant(name).label for name in config.variants)]
+    if len(set(labels)) < len(labels):
+        wrong.append(
+            f"variants are {list(config.variants)}; with the run itself, {config.label!r}, these have to be {len(labels)} runs"
+        )
     if t.method == "bptt" and config.variants:
         wrong.append("training.method is 'bptt', which is a variant of 'bsd' and has none of its own")
     if wrong:

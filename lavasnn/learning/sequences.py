@@ -170,6 +170,8 @@ class SequenceLoop(Loop[SequenceReport]):
                 f"{data.name}: {len(data.train):,} training steps; windows of {config.training.length}, one in {self.every} "
                 f"steps, need {config.training.length + self.every - 1:,}"
             )
+        if len(data.test) < config.training.length:
+            raise InputError(f"{data.name}: {len(data.test):,} steps for testing; a window has {config.training.length}")
 
     @property
     def batches(self) -> int:

@@ -31,6 +31,7 @@ from lavasnn.cli.common import machine
 from lavasnn.config import RunConfig
 from lavasnn.data import Images
 from lavasnn.dynamics.lif import LifInt
+from lavasnn.dynamics.pyramidal import Pyramidal, step
 from lavasnn.encode import Encoding
 from lavasnn.files import write_text
 from lavasnn.ir import Graph, Population, Projection, Source
@@ -262,7 +263,7 @@ def bsd_training(seed: int = 0) -> dict[str, Any]:
 
     from lavasnn.learning.bsd import bsd
     from lavasnn.learning.rules import Batch
-    from lavasnn.nn.bsd import BSDNet, fired
+    from lavasnn.nn.bsd import BSDNet
     from lavasnn.sections import BSDSection
 
     generator = torch.Generator().manual_seed(seed)
@@ -274,13 +275,21 @@ def bsd_training(seed: int = 0) -> dict[str, Any]:
         own = torch.eye(len(C))
         return ((1 - C) * own).square().sum() + section.penalty * (C.clamp(min=0) * (1 - own)).square().sum()
 
-    def voltages(neurons: tuple[Any, Any], weights: Sequence[Tensor], current: Tensor) -> list[Tensor]:
+    def stepped(neuron: Pyramidal, basal: Tensor) -> Tensor:
+        """Spikes as the neuron's own step has them."""
+        v, found = torch.zeros_like(basal[0]), list[Tensor]()
+        for a in basal:
+            s, v = step(neuron, v, a)
+            found.append(s.to(a.dtype))
+        return torch.stack(found)
+
+    def voltages(neurons: tuple[Pyramidal, Pyramidal], weights: Sequence[Tensor], current: Tensor) -> list[Tensor]:
         """Mean voltages of a pathway behind its first population, which carry gradients; spikes carry none."""
-        spikes, found = fired(neurons[0], current.expand(section.steps, *current.shape)), list[Tensor]()
+        spikes, found = stepped(neurons[0], current.expand(section.steps, *current.shape)), list[Tensor]()
         for weight in weights:
             basal = spikes @ weight.T
             found.append(basal.mean(0))
-            spikes = fired(neurons[1], basal.detach())
+            spikes = stepped(neurons[1], basal.detach())
         return found
 
     def losses(up: list[Tensor], down: list[Tensor]) -> Tensor:
@@ -303,7 +312,7 @@ def bsd_training(seed: int = 0) -> dict[str, Any]:
         differentiated(net, losses(up, down))
 
     def autograd_of_means(net: BSDNet) -> None:
-        """The same where only means over time are in the graph, as synapses are linear."""
+        """The same on our own forward pass, where only means over time are in the graph, as synapses are linear."""
         up, down = net.perceive(x), net.recall(batch.target)
         means = [r @ weight.T for r, weight in zip(up.r, net.W, strict=False)]
         differentiated(net, losses(means, [r @ weight.T for r, weight in zip(down.r[1:], net.Theta, strict=True)]))

@@ -290,7 +290,7 @@ def test_cuda_where_there_is_none(folder: Path, tmp_path: Path, device: str, mon
 @pytest.mark.parametrize(
     "text, words",
     [
-        ("[training]\nepocs = 3", "unknown entry training.epocs; allowed are method, form, epochs"),
+        ("[training]\nepocs = 3", "unknown entry training.epocs; allowed are epochs, batch"),
         ("[training]\nepochs = 0\nbatch = -1", r"training\.epochs is 0: .*; training\.batch is -1"),
         ("[training]\nlearning_rate = nan", r"training\.learning_rate is nan"),
         ("[data]\nvalidation = 5000", r"data\.validation is 5,000, the training set has 1,437 images"),

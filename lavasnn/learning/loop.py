@@ -73,6 +73,7 @@ class Loop(ABC, Generic[R]):
         self.device = next(net.parameters()).device
         self.optimizer = _optimizer(net, settings)
         self.progress: Progress[R] = Progress()
+        self._orders: dict[tuple[int, int], Tensor] = {}
 
     @property
     @abstractmethod
@@ -176,8 +177,10 @@ class Loop(ABC, Generic[R]):
 
     def order(self, epoch: int, samples: int) -> Tensor:
         """The samples of an epoch in the order they are learned from, shape (sample,), int64."""
-        generator = torch.Generator().manual_seed(_mixed(self.seed, epoch, 0))
-        return torch.randperm(samples, generator=generator).to(self.device)
+        if (epoch, samples) not in self._orders:  # asked for with every batch, drawn with every epoch
+            generator = torch.Generator().manual_seed(_mixed(self.seed, epoch, 0))
+            self._orders = {(epoch, samples): torch.randperm(samples, generator=generator).to(self.device)}
+        return self._orders[epoch, samples]
 
     def generator(self, epoch: int, batch: int) -> torch.Generator:
         """Random numbers of one batch."""

@@ -91,7 +91,6 @@ class Trainer(Loop[EpochReport]):
         self.pixels = torch.from_numpy(train.pixels).to(where)
         self.shape, self.classes = train.shape, train.classes
         self.validation = validation
-        self._orders: dict[int, Tensor] = {}
 
     @property
     def batches(self) -> int:
@@ -109,9 +108,7 @@ class Trainer(Loop[EpochReport]):
     def learn(self, epoch: int, batch: int) -> Mapping[str, list[float]]:
         """Fill in the gradients of one batch by the configuration's method."""
         t = self.config.training
-        if epoch not in self._orders:
-            self._orders = {epoch: self.order(epoch, len(self.labels))}
-        index = self._orders[epoch][batch * t.batch : (batch + 1) * t.batch]
+        index = self.order(epoch, len(self.labels))[batch * t.batch : (batch + 1) * t.batch]
         seen = METHODS[t.method](self.net, self._prepare(index, epoch, batch), self.config.bsd if t.method == "bsd" else t)
         right = int((seen.output.argmax(1) == self.labels[index]).sum())
         peak = max([0.0, *(float(v) for v in seen.peak)])

@@ -329,9 +329,11 @@ def test_models_are_read_as_written(digits: Images, tmp_path: Path, neuron: str,
     assert model.encoding == Encoding("bernoulli", 0, 16, 3)
     assert float(np.mean(predict(model.net, digits, model.encoding, model.config) == digits.labels)) == trainer.evaluate(digits)
     again = Trainer(trainer.config, digits, seed=3)
-    assert again.adopt(tmp_path / "m")
+    assert again.difference(tmp_path / "m") is None
+    again.adopt(tmp_path / "m")
     assert same(weights(again), weights(trainer))
-    assert not Trainer(config(neuron), digits, seed=3).adopt(tmp_path / "m")
+    assert Trainer(config(neuron), digits, seed=3).difference(tmp_path / "m") == "config"
+    assert Trainer(trainer.config, digits, seed=4).difference(tmp_path / "m") == "seed"
 
 
 def test_configurations_of_diffpc_are_written_as_before() -> None:

@@ -538,7 +538,9 @@ def test_a_summary_has_every_seed_variant_and_reference(
     data = short.data(None, False)
     for label, variant in short.variants().items():
         loop = variant.loop(data, 1, "cpu")
-        assert loop.adopt(tmp_path / "runs" / f"a-{label}-s1.safetensors")
+        made = tmp_path / "runs" / f"a-{label}-s1.safetensors"
+        assert loop.difference(made) is None
+        loop.adopt(made)
         row = {key: value for key, value in found["results"][label]["seeds"][1].items() if key not in ("seed", "seconds")}
         assert row == variant.measure(loop, data)
 

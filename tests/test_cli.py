@@ -243,6 +243,29 @@ def test_an_unfinished_run_is_not_overwritten_unasked(tmp_path: Path) -> None:
     assert "finished already" in done("train", config, "-o", tmp_path / "m", "--resume").err
 
 
+@pytest.mark.parametrize("flags", [(), ("--resume",)])
+def test_what_another_run_made_is_not_trained_over_unasked(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    config, model = tmp_path / "c.toml", tmp_path / "m"
+    config.write_text(CONFIG.format(epochs=2, batch=128))
+    command = ("train", config, "-o", model, "-q")
+    done(*command)
+    before = _weights(model)
+    for changes, differs in ((("--epochs", 1), "config"), (("--seed", 5), "seed")):
+        outcome = lavasnn(*command, *changes, *flags)
+        assert (outcome.status, outcome.out, outcome.err.count("\n")) == (2, "", 1)
+        assert f"{model} is the model of another run, its {differs} differs" in outcome.err
+        assert "--restart" in outcome.err
+        assert _weights(model) == before
+    done(*command, *flags)  # its own it makes again, or takes as it is
+    assert _weights(model) == before
+    done(*command, "--epochs", 1, "--restart")
+    assert _weights(model) != before
+    model.write_text("what I wrote down")
+    outcome = lavasnn(*command, *flags)
+    assert (outcome.status, model.read_text()) == (2, "what I wrote down")
+    assert "no readable safetensors file" in outcome.err
+
+
 def test_resuming_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(CONFIG.format(epochs=1, batch=128))
     assert "resumed" not in done("train", tmp_path / "c.toml", "-o", tmp_path / "m", "--resume").err

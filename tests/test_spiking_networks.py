@@ -118,7 +118,8 @@ def test_it_learns_and_is_read_as_written(trained: dict[str, tuple[Trainer, Imag
     assert trainer.evaluate(images) > 0.6
     again = Trainer(trainer.config, images, seed=1)
     assert not torch.equal(again.net.synapses[0].weight, trainer.net.synapses[0].weight)
-    assert again.adopt(path)
+    assert again.difference(path) is None
+    again.adopt(path)
     for key, value in trainer.net.state_dict().items():
         assert torch.equal(again.net.state_dict()[key], value), key
 

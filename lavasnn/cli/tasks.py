@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lavasnn.cli.common import note, show
-from lavasnn.cli.train import Unfinished, over_seeds, provenance, train_loop
+from lavasnn.cli.train import Single, Unfinished, over_seeds, provenance, train_loop
 from lavasnn.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,23 +43,14 @@ def train_task(
     return {"seed": seed, "seconds": round(seconds, 1)} | task.measure(loop, data)
 
 
-def show_task(
-    task: Task[Any, Any],
-    output: Path | None,
-    seed: int | None,
-    device: str,
-    unfinished: Unfinished,
-    data_dir: Path | None,
-    download: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def show_task(task: Task[Any, Any], single: Single) -> None:
     """Train one network of a task and tell what it does on test data."""
-    used = task.config.seeds[0] if seed is None else seed
-    path = output or model_file(task, used)
-    row = train_task(task, path, task.data(data_dir, download), used, device, unfinished, quiet)
+    used = task.config.seeds[0] if single.seed is None else single.seed
+    path = single.output or model_file(task, used)
+    found = task.data(single.data_dir, single.download)
+    row = train_task(task, path, found, used, single.device, single.unfinished, single.quiet)
     told = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if isinstance(value, float))
-    show(as_json, row | {"files": {"model": str(path)}}, lambda: click.echo(f"{path}: {told}"))
+    show(single.as_json, row | {"files": {"model": str(path)}}, lambda: click.echo(f"{path}: {told}"))
 
 
 def summarise_task(task: Task[Any, Any], data: Any, device: str, quiet: bool) -> dict[str, Any]:

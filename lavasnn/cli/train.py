@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -31,6 +32,31 @@ R = TypeVar("R", bound="Report")
 Unfinished = Literal["refuse", "resume", "replace"]
 
 
+@dataclass(frozen=True)
+class Single:
+    """How one network is trained, and told of.
+
+    Attributes:
+        output: Model file, or None for a name of the configuration's.
+        seed: Or None for the configuration's first.
+        device: Where.
+        unfinished: What to do with an unfinished run.
+        data_dir: Where image files are, if it is said.
+        download: Whether missing ones are fetched.
+        as_json: Whether stdout has JSON.
+        quiet: No progress on stderr.
+    """
+
+    output: Path | None
+    seed: int | None
+    device: str
+    unfinished: Unfinished
+    data_dir: Path | None
+    download: bool
+    as_json: bool
+    quiet: bool
+
+
 @click.command("train")
 @click.argument("config", type=FILE)
 @click.option(
@@ -48,7 +74,7 @@ Unfinished = Literal["refuse", "resume", "replace"]
 @click.option("--epochs", type=click.IntRange(min=1), help="Instead of the configuration's.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--resume", "unfinished", flag_value="resume", help="Go on with an unfinished run, if there is one.")
-@click.option("--restart", "unfinished", flag_value="replace", help="Throw an unfinished run away.")
+@click.option("--restart", "unfinished", flag_value="replace", help="Throw an unfinished run, or a model, away.")
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where image files are; else LAVASNN_DATA, else cache.")
 @click.option("--download", is_flag=True, help="Fetch missing image files (with checksum).")
 @click.option(
@@ -89,6 +115,7 @@ def train_command(
             )
         _check_writable(several)
     changes = {"method": method, "epochs": epochs, "device": None if device == "cpu" else device}
+    single = Single(output, seed, device, unfinished or "refuse", data_dir, download, as_json, quiet)
     flag = "--summary" if summary is not None else "--choose"
     command = " ".join(["lavasnn train", config.name, *(f"--{k} {v}" for k, v in changes.items() if v), flag, "FILE"])
 
@@ -105,7 +132,7 @@ def train_command(
         task = load_task(kind, config)
         task = task if epochs is None else task.with_epochs(epochs)
         if summary is None:
-            show_task(task, output, seed, device, unfinished or "refuse", data_dir, download, as_json, quiet)
+            show_task(task, single)
         else:
             tell(summary, summarise_task(task, task.data(data_dir, download), device, quiet))
         return
@@ -113,7 +140,7 @@ def train_command(
     run = run if method is None else run.with_training(method=method)
     run = run if epochs is None else run.with_training(epochs=epochs)
     if several is None:
-        _show_network(run, output, seed, device, unfinished or "refuse", data_dir, download, as_json, quiet)
+        _show_network(run, single)
         return
     from lavasnn.cli.summary import compare_candidates, summarise
 
@@ -123,22 +150,12 @@ def train_command(
         tell(several, compare_candidates(run, _load(run, "train", data_dir, download), device, quiet))
 
 
-def _show_network(
-    run: RunConfig,
-    output: Path | None,
-    seed: int | None,
-    device: str,
-    unfinished: Unfinished,
-    data_dir: Path | None,
-    download: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def _show_network(run: RunConfig, single: Single) -> None:
     """Train one network and tell its accuracy."""
-    train, validation, test = load_splits(run, data_dir, download)
-    used = run.seeds[0] if seed is None else seed
-    path = output or model_path(run, run.label, used)
-    trainer, seconds = train_one(run, train, validation, used, device, path, unfinished, quiet)
+    train, validation, test = load_splits(run, single.data_dir, single.download)
+    used = run.seeds[0] if single.seed is None else single.seed
+    path = single.output or model_path(run, run.label, used)
+    trainer, seconds = train_one(run, train, validation, used, single.device, path, single.unfinished, single.quiet)
     training = None if run.network.neuron == "pyramidal" else open_network(path).training
     accuracy = trainer.evaluate(test)
     values: dict[str, Any] = {
@@ -158,7 +175,7 @@ def _show_network(
         bits = f", {training['error_phase']:.4f} bits per neuron in the error phase" if training else ""
         click.echo(f"{path}: {100 * accuracy:.2f} % of {len(test):,} test images, {seconds:.1f} s{bits}")
 
-    show(as_json, values, lines)
+    show(single.as_json, values, lines)
 
 
 def model_path(run: RunConfig, label: str, seed: int) -> Path:
@@ -248,7 +265,8 @@ def train_one(
         The trainer and the seconds of training, interruptions left out.
 
     Raises:
-        InputError: There is an unfinished run and `unfinished` is "refuse", or it belongs to another configuration.
+        InputError: There is an unfinished run and `unfinished` is "refuse", or it belongs to another configuration, or the
+            model file does.
     """
     from lavasnn.learning.trainer import Trainer
 
@@ -270,9 +288,12 @@ def train_loop(loop: Loop[R], path: Path, unfinished: Unfinished, quiet: bool, l
         Seconds of training, interruptions left out.
     """
     checkpoint = path.with_suffix(".checkpoint.safetensors")
-    if unfinished == "resume" and path.is_file() and loop.adopt(path):
-        note(quiet, f"{path} is finished already")
-        return _seconds(loop)
+    if unfinished != "replace" and path.is_file() and not checkpoint.is_file():
+        _check_ours(loop, path)
+        if unfinished == "resume":
+            loop.adopt(path)
+            note(quiet, f"{path} is finished already")
+            return _seconds(loop)
     if unfinished != "replace" and checkpoint.is_file():
         if unfinished == "refuse":
             raise InputError(f"{checkpoint} belongs to an unfinished run: --resume goes on, --restart starts anew")
@@ -294,6 +315,21 @@ def train_loop(loop: Loop[R], path: Path, unfinished: Unfinished, quiet: bool, l
     loop.save_model(path)
     checkpoint.unlink(missing_ok=True)
     return _seconds(loop)
+
+
+def _check_ours(loop: Loop[Any], path: Path) -> None:
+    """Refuse to train over a file that this very run would not make.
+
+    Raises:
+        InputError: It is the model of another run, or no model.
+    """
+    advice = "move it away, or train over it with --restart"
+    try:
+        differs = loop.difference(path)
+    except InputError as error:
+        raise InputError(f"{error}; {advice}") from None
+    if differs is not None:
+        raise InputError(f"{path} is the model of another run, its {differs} differs from this one's; {advice}")
 
 
 def _seconds(loop: Loop[Any]) -> float:

@@ -202,9 +202,8 @@ class Loop(ABC, Generic[R]):
             InputError: The checkpoint belongs to another run.
         """
         _, header, tensors = read_tensors(path, "checkpoint")
-        for name, value in self._own().items():
-            if header.get(name) != value:
-                raise InputError(f"{path}: a checkpoint of another run, its {name} differs from this one's")
+        if (name := self._difference(header)) is not None:
+            raise InputError(f"{path}: a checkpoint of another run, its {name} differs from this one's")
         self.load_arrays({k[4:]: v for k, v in tensors.items() if k.startswith("net/")})
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
@@ -221,18 +220,26 @@ class Loop(ABC, Generic[R]):
         """Write what the network has learned, from what and how."""
         write_tensors(path, self.kind, self._own() | {"history": [asdict(r) for r in self.progress.history]}, self.arrays())
 
-    def adopt(self, path: Path) -> bool:
-        """Take over a finished model if it is of this very configuration, seed and data; tells whether it is.
+    def difference(self, path: Path) -> str | None:
+        """What of a finished model differs from what this run would make (its configuration, seed or data), or None.
+
+        Raises:
+            InputError: Not a model file of this kind.
+        """
+        return self._difference(read_tensors(path, self.kind)[1])
+
+    def adopt(self, path: Path) -> None:
+        """Take over a finished model of this very configuration, seed and data.
 
         Raises:
             InputError: Not a model file of this kind.
         """
         _, header, tensors = read_tensors(path, self.kind)
-        if any(header.get(name) != value for name, value in self._own().items()):
-            return False
         self.load_arrays(tensors)
         self.progress = Progress(epoch=len(header["history"]), history=[self._report(**entry) for entry in header["history"]])
-        return True
+
+    def _difference(self, header: Mapping[str, Any]) -> str | None:
+        return next((name for name, value in self._own().items() if header.get(name) != value), None)
 
     def _own(self) -> dict[str, Any]:
         return {**self.identity, "seed": self.seed}

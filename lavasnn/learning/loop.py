@@ -226,7 +226,11 @@ class Loop(ABC, Generic[R]):
         Raises:
             InputError: Not a model file of this kind.
         """
-        return self._difference(read_tensors(path, self.kind)[1])
+        return self._difference(self.described(path))
+
+    def described(self, path: Path) -> Mapping[str, Any]:
+        """What made a finished model, at least what `identity` names and the seed."""
+        return read_tensors(path, self.kind)[1]
 
     def adopt(self, path: Path) -> None:
         """Take over a finished model of this very configuration, seed and data.

@@ -158,15 +158,16 @@ class Trainer(Loop[EpochReport]):
         """Fraction of images whose largest output is their label; float arithmetic, of DiffPC the first phase alone."""
         return float(np.mean(predict(self.net, images, self.encoding, self.config) == images.labels))
 
-    def adopt(self, path: Path) -> bool:
-        """Take over a finished model if it is of this very configuration, seed and data; tells whether it is."""
+    def described(self, path: Path) -> dict[str, Any]:
+        """Configuration, with what entries of later versions say by default, seed and data of a finished model."""
         model = load_model(path)
-        mine, theirs = (dump(self.config), self.seed, self._data), (dump(model.config), model.seed, model.data)
-        if mine != theirs:
-            return False
+        return {"config": dump(model.config), "seed": model.seed, "data": model.data}
+
+    def adopt(self, path: Path) -> None:
+        """Take over a finished model of this very configuration, seed and data."""
+        model = load_model(path)
         load_arrays(self.net, arrays(model.net))
         self.progress = Progress(epoch=len(model.history), history=model.history)
-        return True
 
     def save_model(self, path: Path) -> None:
         """Write the network to a file of kind "model"."""

@@ -25,16 +25,14 @@ from lavasnn.errors import ConfigError, InputError
 from lavasnn.learning.bsd_autoencoder import AutoencoderSection, distil, hidden_gradients, low_frequencies, split
 from lavasnn.learning.model import load_model
 from lavasnn.learning.reconstruction import (
-    EncoderSection,
     PictureLoop,
-    PictureTraining,
     ReconstructionTask,
     as_floats,
     brought_back,
     load_autoencoder,
     load_task,
-    parse,
 )
+from lavasnn.learning.reconstruction_config import EncoderSection, PictureTraining, parse
 from lavasnn.learning.trainer import predict
 from lavasnn.measure.pictures import frechet, mse, principal, psnr, ssim
 from lavasnn.nn.bsd import BSDNet

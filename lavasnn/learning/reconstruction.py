@@ -8,128 +8,39 @@ below the classes of a network of ReLUs, from the same training images. It is no
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, PlainValidator, ValidationError
-from pydantic_core import PydanticCustomError
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from lavasnn import config as configs
 from lavasnn import data
-from lavasnn.architecture import Convolution, as_image, autoencoder, parsed
+from lavasnn.architecture import as_image, autoencoder
 from lavasnn.data import Images
 from lavasnn.data.samples import SETS
-from lavasnn.errors import ConfigError, InputError
+from lavasnn.errors import InputError
 from lavasnn.files import read_tensors
 from lavasnn.learning.augment import augmented, check_randaugment, randaugmented
-from lavasnn.learning.bsd_autoencoder import AutoencoderSection, distil
+from lavasnn.learning.bsd_autoencoder import distil
 from lavasnn.learning.loop import Loop, device_named, load_state
+from lavasnn.learning.reconstruction_config import ReconstructionConfig, dump, parse
 from lavasnn.learning.task import Task
 from lavasnn.learning.trainer import Trainer, checksum, shown_values
-from lavasnn.measure.pictures import WINDOW, frechet, mse, principal, psnr, ssim
+from lavasnn.measure.pictures import frechet, mse, principal, psnr, ssim
 from lavasnn.nn.bsd import BSDNet
 from lavasnn.nn.diffpc import DiffPCNet
-from lavasnn.sections import DataSection, OptimizerSection, Section, Seed
 
 TASK = "reconstruction"
 AT_ONCE = 64
 """Images that are evaluated at a time; more take twice as long on a CPU, whose cache they leave."""
-Variant = Literal["bptt", "primitive", "infonce", "mse"]
 Float = NDArray[np.float64]
-
-
-def _convolution(value: Any) -> str:
-    sizes = parsed(value) if isinstance(value, str) else None
-    if sizes is None or sizes[1] % 2 == 0:
-        raise PydanticCustomError("hidden", "allowed is a convolution with an odd kernel, such as '32c3s2'")
-    return value
-
-
-class EncoderSection(Section):
-    """The convolutions of the encoder, in the notation of `lavasnn.architecture`; the decoder is their mirror."""
-
-    hidden: tuple[Annotated[str, PlainValidator(_convolution)], ...] = Field(
-        default=("16c3s2", "32c3s2", "64c3s2"), strict=False, min_length=1
-    )
-
-
-class PictureTraining(OptimizerSection):
-    """How to train; shift, flip and randaugment as in `lavasnn.sections.TrainingSection`.
-
-    Attributes:
-        method: "bsd", or "bptt": the squared error backpropagated through the same network and all its steps.
-    """
-
-    method: Literal["bsd", "bptt"] = "bsd"
-    epochs: int = Field(default=1, ge=1)
-    batch: int = Field(default=32, ge=1)
-    shift: int = Field(default=0, ge=0, le=8)
-    flip: bool = False
-    randaugment: int = Field(default=0, ge=0, le=30)
-
-
-class ClassifierSection(Section):
-    """The network of ReLUs whose features the Frechet distance compares.
-
-    Attributes:
-        hidden: Neurons of its hidden layers; the last one's are the features.
-        epochs, batch, learning_rate: How it is trained, by backpropagation with AdamW; its seed is 0.
-    """
-
-    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = Field(default=(256, 64), strict=False, min_length=1)
-    epochs: int = Field(default=5, ge=1)
-    batch: int = Field(default=128, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0, lt=100)
-
-
-class ReconstructionConfig(Section):
-    """A whole training run.
-
-    Attributes:
-        name: Of the run and its files.
-        seeds: One run each; a single run uses the first.
-        variants: What a summary trains besides: "bptt", see `PictureTraining`; "primitive", one lambda for all frequencies;
-            "infonce" and "mse", other losses of hidden layers.
-        components: What a summary compares with: as many principal components of the training images, and their mean.
-        threads: Of torch.
-    """
-
-    name: str = Field(default="autoencoder", pattern=r"^[A-Za-z0-9_.-]+$")
-    seeds: tuple[Seed, ...] = Field(default=(0,), strict=False, min_length=1)
-    variants: tuple[Variant, ...] = Field(default=(), strict=False)
-    components: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), strict=False)
-    threads: int = Field(default=1, ge=1, le=64)
-    data: DataSection = DataSection(name="mnist")
-    network: EncoderSection = EncoderSection()
-    training: PictureTraining = PictureTraining()
-    bsd: AutoencoderSection = AutoencoderSection()
-    classifier: ClassifierSection = ClassifierSection()
-
-    @property
-    def label(self) -> str:
-        """What tells its files and results from those of its variants."""
-        if self.training.method == "bptt":
-            return "bptt"
-        if self.bsd.loss != "reco":
-            return self.bsd.loss
-        return "bsd" if self.bsd.cutoff else "primitive"
-
-    def variant(self, label: Variant) -> ReconstructionConfig:
-        """The same run in another way, see `variants`."""
-        training = {"method": "bptt"} if label == "bptt" else {}
-        bsd = {} if label == "bptt" else {"cutoff": 0.0} if label == "primitive" else {"loss": label}
-        return self.model_copy(
-            update={"training": self.training.model_copy(update=training), "bsd": self.bsd.model_copy(update=bsd)}
-        )
 
 
 @dataclass(frozen=True)
@@ -315,11 +226,6 @@ def brought_back(net: BSDNet, images: Images) -> Brought:
     return Brought(x, u, *(rates / len(images)).tolist(), *alike.tolist())
 
 
-def dump(config: ReconstructionConfig) -> dict[str, Any]:
-    """What a run does as JSON values; what it is compared with is left out."""
-    return json.loads(json.dumps(config.model_dump(exclude={"seeds", "variants", "components", "classifier"})))
-
-
 def load_autoencoder(path: Path) -> tuple[BSDNet, ReconstructionConfig]:
     """A trained network and its configuration.
 
@@ -405,43 +311,6 @@ class ReconstructionTask(Task[ReconstructionConfig, Collection]):
         trainer = Trainer(configs.parse(entries, "classifier"), train)
         trainer.run()
         return trainer
-
-
-def parse(entries: Mapping[str, Any], where: str) -> ReconstructionConfig:
-    """Check a configuration read from anywhere, without its entry `task`.
-
-    Raises:
-        ConfigError: An unknown name, a wrong type, a value out of range, or an entry that means nothing here; names it.
-    """
-    try:
-        config = ReconstructionConfig.model_validate(entries)
-    except ValidationError as error:
-        said = "; ".join(configs.complaint(e, ReconstructionConfig) for e in error.errors())
-        raise ConfigError(f"{where}: {said}") from None
-    wrong, kind, t = list[str](), SETS[config.data.name], config.training
-    image = as_image(kind.shape)
-    if kind.events or image is None or min(image[1:]) < WINDOW:
-        wrong.append(f"data.name is {config.data.name!r}; needed are images of {WINDOW} x {WINDOW} pixels or more")
-    else:
-        encoder = [layer for layer in autoencoder(image, config.network.hidden) if isinstance(layer, Convolution)]
-        if (most := max(max(layer.weights, layer.size) for layer in encoder)) > configs.MOST_WEIGHTS:
-            wrong.append(f"network has a layer of {most:,} weights or neurons, allowed are up to {configs.MOST_WEIGHTS:,}")
-    if t.randaugment and kind.levels != 255:
-        wrong.append(f"training.randaugment is {t.randaugment}, with data {config.data.name!r} allowed is 0")
-    if config.data.input_exponent is not None:
-        wrong.append(f"data.input_exponent is {config.data.input_exponent}, which neuron 'pyramidal' does not have")
-    features = math.prod(kind.shape)
-    wrong += [f"components has {n}, an image {features} pixels" for n in config.components if n > features]
-    labels = [config.label, *(config.variant(name).label for name in config.variants)]
-    if len(set(labels)) < len(labels):
-        wrong.append(
-            f"variants are {list(config.variants)}; with the run itself, {config.label!r}, these have to be {len(labels)} runs"
-        )
-    if t.method == "bptt" and config.variants:
-        wrong.append("training.method is 'bptt', which is a variant of 'bsd' and has none of its own")
-    if wrong:
-        raise ConfigError(f"{where}: " + "; ".join(wrong))
-    return config
 
 
 def load_task(path: Path) -> ReconstructionTask:

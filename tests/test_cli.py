@@ -666,7 +666,7 @@ def test_the_demo(tmp_path: Path, method: str) -> None:
     values = outcome.json
     assert set(values["accuracy"]) == set(values["accuracy_n"]) == {"float", "exact", "lava_fixed"}
     assert set(values["accuracy_n"].values()) == {360}
-    assert values["accuracy"]["exact"] >= {"diffpc": 0.96, "bsd": 0.9, "dlif": 0.96}[method]
+    assert values["accuracy"]["exact"] >= {"diffpc": 0.96, "bsd": 0.94, "dlif": 0.96}[method]
     assert values["accuracy"]["lava_fixed"] == values["accuracy"]["exact"]
     proof = values["verify"]
     assert (proof["mismatches"], proof["populations"]) == (

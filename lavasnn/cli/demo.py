@@ -109,9 +109,8 @@ def _draw(path: Path, title: str, history: list[Any], both: RunResult, graph: Gr
     real = lowered(graph)
     for name, report in program.report["quantize"]["projections"].items():
         if not isinstance(real.projection(name).synapses, Borrowed):
-            errors[name] = (real.weight(real.projection(name)) / report["unit"]) - program.graph.weight(
-                program.graph.projection(name)
-            )
+            before, after = (g.synapses(g.projection(name)).weight for g in (real, program.graph))
+            errors[name] = before / report["unit"] - after
     curves = [("training", [e.train_accuracy for e in history])]
     if history[0].validation_accuracy is not None:
         curves.append(("held out from training", [e.validation_accuracy for e in history]))

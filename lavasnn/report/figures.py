@@ -31,7 +31,7 @@ def overview(
         title: Above all panels.
         accuracy: Curves over epochs, fractions of 1, with their names.
         run: A run with both phases; its message counts are drawn per population and step.
-        errors: Weight after minus before quantisation, by projection, in weight units.
+        errors: Stored weights before minus after quantisation, by projection, in weight units.
     """
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1.7, 1])
@@ -41,10 +41,10 @@ def overview(
     left.legend(loc="lower right")
     left.grid(alpha=0.3)
     _messages(figure, middle, run)
-    for (name, values), colour in zip(errors.items(), (BLUE, ORANGE, GREY, "#3a915a"), strict=False):
-        right.hist(values.ravel(), bins=60, histtype="step", label=name, color=colour, density=True)
-    right.set(title="weight error of 8 bits", xlabel="weight units (the grid is 2 apart)", yticks=[])
-    right.legend(loc="upper right")
+    for name, values in errors.items():
+        right.hist(values.ravel(), bins=12, histtype="step", label=name, density=True)
+    right.set(title="weight error of 8 bits", xlabel="weight units (the grid is 2 apart)", yticks=[], ylim=(0, None))
+    right.legend(loc="lower right")
     figure.suptitle(title)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -106,14 +106,15 @@ def deliveries(program: Program, result: RunResult) -> Iterator[tuple[Projection
     for k, piece in enumerate(program.slices):
         homes[piece.population].append((k, piece))
     for p in program.graph.projections:
-        wires = Wires(p, program.graph.synapses(p))
+        order = program.orders.get(p.target)
+        wires = Wires(p, program.graph.synapses(p), post=None if order is None else order.neurons())
         sent = messages(result, f"{p.source}.{p.carries}", wires.synapses.shape[1])
         for target, piece in homes[p.target]:
             arriving = np.where(wires.by_sender(wires.needed(piece.start, piece.stop)), sent, 0)
             if not homes[p.source]:
                 yield p, None, target, int(arriving.sum())
             for origin, home in homes[p.source]:
-                yield p, origin, target, int(arriving[home.start : home.stop].sum())
+                yield p, origin, target, int(arriving[program.neurons(home)].sum())
 
 
 def _neurons(p: Population) -> int:

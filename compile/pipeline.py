@@ -68,7 +68,9 @@ def compile_graph(
             raise LimitError(state.violations)
     rules.check(state.graph, target, rules.AFTER)
     report = {**state.report, "seconds": seconds, "warnings": list(state.warnings)}
-    program = Program(state.graph, target.name, state.slices, state.offsets, report, source, state.places, state.routes)
+    program = Program(
+        state.graph, target.name, state.slices, state.offsets, report, source, state.places, state.routes, state.orders
+    )
     if over := fit(program, target).violations:
         raise LimitError(over)
     return program

@@ -7,16 +7,49 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from lavasnn.errors import FileFormatError
+from lavasnn.errors import FileFormatError, InputError
 from lavasnn.files import pack, read_tensors, unpack, write_tensors
 from lavasnn.ir import GRAPH_TYPES, Graph
 
 
 @dataclass(frozen=True)
+class Order:
+    """How the neurons of an image are counted where cores are filled.
+
+    In blocks of channels one after another; in a block place by place, row by row; in a place channel by channel. With blocks
+    of one channel that is the numbers they have in their population.
+
+    Args:
+        channels: Of the image.
+        places: Its rows times its columns.
+        block: Channels of a block; divides `channels`.
+
+    Raises:
+        InputError: It does not, or one of them is below 1.
+    """
+
+    channels: int
+    places: int
+    block: int
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.places, self.block) < 1 or self.channels % self.block:
+            raise InputError(
+                f"order: {self.channels} channels of {self.places} places in blocks of {self.block}; allowed are whole blocks"
+            )
+
+    def neurons(self) -> NDArray[np.int64]:
+        """Their numbers in the population, in this order, shape (neuron,)."""
+        numbers = np.arange(self.channels * self.places, dtype=np.int64)
+        return numbers.reshape(-1, self.block, self.places).transpose(0, 2, 1).reshape(-1)
+
+
+@dataclass(frozen=True)
 class Slice:
-    """Neurons start..stop-1 of a population on one core.
+    """Neurons start..stop-1 of a population on one core, as the population's `Order` counts them, if the program names one.
 
     Args:
         core: Index of the core.
@@ -75,6 +108,7 @@ class Program:
         source: Name of what it was compiled from.
         places: Chip, column and row of each core, once placed.
         routes: Who tells whom, once routed.
+        orders: Populations whose slices count neurons otherwise than the population does, by name.
     """
 
     graph: Graph
@@ -85,6 +119,7 @@ class Program:
     source: str = ""
     places: tuple[tuple[int, int, int], ...] = ()
     routes: tuple[Route, ...] = ()
+    orders: Mapping[str, Order] = field(default_factory=dict)
 
     @property
     def cores(self) -> int:
@@ -101,6 +136,11 @@ class Program:
             "memory_bytes": sum(s.memory_bytes for s in self.slices),
         }
 
+    def neurons(self, piece: Slice) -> NDArray[np.int64]:
+        """Numbers that the neurons of a slice have in their population, shape (neuron,)."""
+        order = self.orders.get(piece.population)
+        return np.arange(piece.start, piece.stop) if order is None else order.neurons()[piece.start : piece.stop]
+
     def save(self, path: Path) -> None:
         """Write to a file of kind "program"."""
         tensors: dict[str, NDArray[Any]] = {}
@@ -114,7 +154,8 @@ class Program:
             FileFormatError: Damaged, of another kind or of a newer schema.
         """
         _, header, tensors = read_tensors(path, "program")
-        program = unpack(header, tensors, GRAPH_TYPES | {"Program": Program, "Slice": Slice, "Route": Route}, str(path))
+        ours = {"Program": Program, "Slice": Slice, "Route": Route, "Order": Order}
+        program = unpack(header, tensors, GRAPH_TYPES | ours, str(path))
         if not isinstance(program, Program):
             raise FileFormatError(f"{path}: holds no program")
         return program

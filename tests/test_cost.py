@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from compile import cost
 from compile.backends import exact
 from compile.pipeline import compile_graph
-from compile.program import Program, Route, Slice
+from compile.program import Order, Program, Route, Slice
 from compile.target import LOIHI2, Target
 from lavasnn.cli import main
 from lavasnn.dynamics.diffpc import DiffPC
@@ -61,12 +61,21 @@ def written_out(s: Owned) -> list[Synapse]:
     return found
 
 
+def in_order(program: Program, population: str, n: int) -> int:
+    """The neuron that slices count as number n: in blocks of channels, in a block place by place."""
+    if (order := program.orders.get(population)) is None:
+        return n
+    block, rest = divmod(n, order.block * order.places)
+    place, channel = divmod(rest, order.block)
+    return (block * order.block + channel) * order.places + place
+
+
 def plain(program: Program, result: RunResult, target: Target) -> tuple[dict[str, Counter[str]], Counter[int], int, int]:
     """Counts of each population, messages by hops, across chips and from outside: one message at a time, from traces."""
     graph = program.graph
     counts: dict[str, Counter[str]] = {p.name: Counter() for p in graph.populations}
     hops, across, outside = Counter[int](), 0, 0
-    home = {(s.population, n): s.core for s in program.slices for n in range(s.start, s.stop)}
+    home = {(s.population, in_order(program, s.population, n)): s.core for s in program.slices for n in range(s.start, s.stop)}
     for p in graph.projections:
         synapses = written_out(graph.synapses(p))
         for _, _, sender in np.argwhere(result.traces[f"{p.source}.{p.carries}"]):
@@ -133,11 +142,15 @@ def stock(random: np.random.Generator) -> Graph:
     return Graph(populations, projections, Encoding("bernoulli", levels=10), "output", 7)
 
 
-@pytest.mark.parametrize("target", [LOIHI2, tight(4), tight(4, chips=3, cores=4)], ids=["large", "tight", "three chips"])
+@pytest.mark.parametrize(
+    "target", [LOIHI2, tight(4), tight(4, chips=3, cores=4), tight(11)], ids=["large", "tight", "three chips", "by place"]
+)
 def test_a_stock_network_agrees_with_plain_loops(target: Target) -> None:
+    """With 11 neurons a core, two places of all 4 channels fit one where one channel of 6 places does."""
     random = np.random.default_rng(3)
     graph, pixels = stock(random), random.integers(0, 11, (4, 40)).astype(np.uint8)
     program = compile_graph(graph, pixels, np.zeros(4, np.int64), target)
+    assert program.orders == ({"maps": Order(channels=4, places=6, block=4)} if target == tight(11) else {})
     result = exact.run(program.graph, pixels, record=True, measure=True)
     found = check(program, result, target)
     assert all(layer.syn_ops > layer.syn_ops_nonzero > 0 for layer in found.layers if layer.population in ("maps", "output"))

@@ -13,7 +13,7 @@ import pytest
 
 from compile.fit import CHIP, CORE, fit, populations_by_core, traffic_by_core
 from compile.pipeline import compile_graph
-from compile.program import Program, Route, Slice
+from compile.program import Order, Program, Route, Slice
 from compile.target import LOIHI2, Target
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.encode import Encoding
@@ -214,3 +214,16 @@ def test_a_hundred_million_synapses_of_a_convolution_compile_in_two_minutes_and_
 
 if __name__ == "__main__":
     compile_convolutional()
+
+
+def test_orders_are_kept_in_files_and_divide_their_images(tmp_path: Path) -> None:
+    """2 x 2 places of 6 channels, three a block: channels 0, 1, 2 at place 0, then at place 1."""
+    program = replace(PROGRAM, orders={"b": Order(channels=6, places=4, block=3)})
+    program.save(tmp_path / "p")
+    found = Program.load(tmp_path / "p")
+    assert found.orders == program.orders
+    assert found.neurons(Slice(0, "b", 2, 5, 0, 0)).tolist() == [8, 1, 5]
+    assert found.neurons(Slice(0, "a", 2, 5, 0, 0)).tolist() == [2, 3, 4]
+    for channels, places, block in ((6, 4, 4), (6, 0, 3), (6, 4, 0)):
+        with pytest.raises(InputError, match=f"{channels} channels of {places} places in blocks of {block}"):
+            Order(channels, places, block)

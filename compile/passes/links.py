@@ -49,18 +49,28 @@ class Wires:
     Args:
         projection: Which.
         synapses: Its weights.
+        pre: Senders in the order in which ranges count them, shape (pre,); None counts them as their population does.
+        post: The same of receivers, shape (post,).
     """
 
     projection: Projection
     synapses: Owned
+    pre: Ints | None = None
+    post: Ints | None = None
     into: Ints = field(init=False)
-    """Synapses into the neurons before each, shape (post + 1,)."""
+    """Synapses into the receivers before each, as ranges count them, shape (post + 1,)."""
     axon: Ints | None = field(init=False)
     """Axon of each sender, shape (pre,); None if each has its own."""
+    _heard: Ints = field(init=False)
+    """Senders of sparse synapses, receiver by receiver as ranges count them."""
 
     def __post_init__(self) -> None:
         s = self.synapses
-        object.__setattr__(self, "into", np.concatenate([[0], np.cumsum(fan_in(s))]))
+        number = fan_in(s) if self.post is None else fan_in(s)[self.post]
+        object.__setattr__(self, "into", np.concatenate([[0], np.cumsum(number)]))
+        if isinstance(s, Sparse):
+            moved = 0 if self.post is None else np.repeat(s.start[self.post] - self.into[:-1], number)
+            object.__setattr__(self, "_heard", s.pre[np.arange(len(s.pre)) + moved])
         shared: Ints | None = None
         if isinstance(s, Conv):
             plane = s.image[1] * s.image[2]
@@ -81,10 +91,10 @@ class Wires:
                 return np.ones(s.shape[1], np.bool_)
             case Sparse() as s:
                 found = np.zeros(s.n_pre, np.bool_)
-                found[s.pre[s.start[start] : s.start[stop]]] = True
+                found[self._heard[self.into[start] : self.into[stop]]] = True
                 return found
             case Conv() as s:
-                return _fields(s, start, stop)
+                return _fields(s, self._receivers(start, stop))
 
     def n_needed(self, start: int, stop: int) -> int:
         """Number of those."""
@@ -96,35 +106,30 @@ class Wires:
         s = self.synapses
         if isinstance(s, Conv):
             plane = s.image_out[1] * s.image_out[2]
-            weights = ((stop - 1) // plane - start // plane + 1) * int(np.prod(s.weight.shape[1:]))
+            weights = len(np.unique(self._receivers(start, stop) // plane)) * int(np.prod(s.weight.shape[1:]))
             return weights, weights
         weights = int(self.into[stop] - self.into[start])
         return weights, weights * (3 if isinstance(s, Sparse) else 1)
 
     def sent(self, start: int, stop: int) -> Any:
         """Axons of the senders start..stop-1: a slice, or indices without repetition."""
-        return slice(start, stop) if self.axon is None else np.unique(self.axon[start:stop])
+        senders = slice(start, stop) if self.pre is None else self.pre[start:stop]
+        return senders if self.axon is None else np.unique(self.axon[senders])
 
     def by_sender(self, axons: Bools) -> Bools:
         """Whether each sender's axon is among those, shape (pre,)."""
         return axons if self.axon is None else axons[self.axon]
 
+    def _receivers(self, start: int, stop: int) -> Ints:
+        return np.arange(start, stop) if self.post is None else self.post[start:stop]
 
-def _fields(s: Conv, start: int, stop: int) -> Bools:
-    """Positions of the image that the outputs start..stop-1 look at, shape (group * row * column,)."""
+
+def _fields(s: Conv, outputs: Ints) -> Bools:
+    """Positions of the image that some outputs look at, shape (group * row * column,)."""
     rows, columns = s.image_out[1:]
-    plane, channels = rows * columns, s.weight.shape[0] // s.groups
+    channel, place = np.divmod(outputs, rows * columns)
     looked = np.zeros((s.groups, rows, columns), np.bool_)
-    for group in range(start // plane // channels, (stop - 1) // plane // channels + 1):
-        first, last = max(start, group * channels * plane), min(stop, (group + 1) * channels * plane)
-        places = looked[group].reshape(-1)
-        if last - first >= plane:
-            places[:] = True
-        elif first // plane == (last - 1) // plane:
-            places[first % plane : (last - 1) % plane + 1] = True
-        else:
-            places[first % plane :] = True
-            places[: (last - 1) % plane + 1] = True
+    looked.reshape(s.groups, -1)[channel // (s.weight.shape[0] // s.groups), place] = True
     found = np.zeros((s.groups, s.image[1], s.image[2]), np.bool_)
     high, wide = s.weight.shape[2:]
     by_row = np.zeros((s.groups, s.image[1], columns), np.bool_)
@@ -195,7 +200,8 @@ def _pairs(
         if whole is None or not isinstance(w.synapses, Dense):
             axons = w.needed(start, stop)
             counts = [int(np.count_nonzero(axons[own])) for own in owned]
-            whole = counts, np.add.reduceat(sent * w.by_sender(axons), starts).tolist()
+            arriving = sent * w.by_sender(axons)
+            whole = counts, np.add.reduceat(arriving if w.pre is None else arriving[w.pre], starts).tolist()
         for i, (count, messages) in enumerate(zip(*whole, strict=True)):
             if count:
                 yield (i, j), count, messages

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compile.passes.links import NO_LINKS, Links
-from compile.program import Route, Slice
+from compile.program import Order, Route, Slice
 from compile.target import Target
 from lavasnn.errors import Violation
 from lavasnn.ir import Graph
@@ -28,6 +28,7 @@ class State:
         report: What each pass did and found, by pass.
         warnings: Lines for the user.
         slices: Neurons on cores, once partitioned.
+        orders: How slices count the neurons of populations, where it is not as these do.
         offsets: Window starts, once scheduled.
         traffic: For "population.kind" each neuron's messages per sample on the calibration samples, shape (neuron,).
         links: Who tells whom, between slices, once partitioned.
@@ -43,6 +44,7 @@ class State:
     report: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     slices: tuple[Slice, ...] = ()
+    orders: Mapping[str, Order] = field(default_factory=dict)
     offsets: Mapping[str, int] = field(default_factory=dict)
     traffic: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     links: Links = NO_LINKS

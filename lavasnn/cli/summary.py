@@ -44,30 +44,32 @@ def summarise(
     from lavasnn.learning.model import dump
 
     results: dict[str, Any] = {}
+    first: Program | None = None
     variants = _variants(run, train)
     for other, _, _ in variants.values():
         _check_pairs(other, train)
     for label, (other, stem, changes) in variants.items():
-        rows = [_measure(other, label, stem, train, validation, test, s, device, quiet) for s in run.seeds]
+        rows: list[dict[str, Any]] = []
+        for seed in run.seeds:
+            row, program = _measure(other, label, stem, train, validation, test, seed, device, quiet)
+            rows.append(row)
+            if (label, seed) == (run.label, run.seeds[0]):
+                first = program
         results[label] = ({"changes": changes} if changes else {}) | over_seeds(rows)
     return {
         "config": dump(run),
         **provenance(device),
         "test_samples": len(test),
         "results": results,
-        "lava": _on_lava(run, train, test, quiet),
+        "lava": _on_lava(first, test, quiet),
     }
 
 
-def _on_lava(run: RunConfig, train: Images, test: Images, quiet: bool) -> dict[str, Any] | None:
-    """The first seed's program on Lava and in torch against the exact executor, first test samples; None without either."""
-    if version("lava-nc") is None or run.training.method not in COMPILED:
+def _on_lava(program: Program | None, test: Images, quiet: bool) -> dict[str, Any] | None:
+    """A program on Lava and in torch against the exact executor, first test samples; None without either."""
+    if program is None or version("lava-nc") is None:
         return None
-    path, few = model_path(run, run.label, run.seeds[0]), test.take(min(PROVEN, len(test)))
-    try:
-        program = _fitted(open_network(path), train, path.name)
-    except LimitError:
-        return None
+    few = test.take(min(PROVEN, len(test)))
     proof = proof_json(prove(program.graph, few, PROVEN, quiet))
     lava = execute("lava", program.graph, few, False, PROVEN, False, quiet)
     return {key: proof[key] for key in ("samples", "steps", "compared", "mismatches")} | {"accuracy": lava.accuracy}
@@ -168,7 +170,8 @@ def _measure(
     seed: int,
     device: str,
     quiet: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Program | None]:
+    """Train one network and measure it; its program comes with the row, if there is one."""
     path = model_path(run, stem, seed)
     note(quiet, f"{run.name}, {label}, seed {seed}")
     trainer, seconds = train_one(run, train, validation, seed, device, path, "resume", quiet)
@@ -177,7 +180,7 @@ def _measure(
         round(e.train_accuracy if e.validation_accuracy is None else e.validation_accuracy, 5) for e in trainer.progress.history
     ]
     if run.training.method not in COMPILED:
-        return row
+        return row, None
     if run.network.neuron == "pyramidal":
         row |= _readouts(trainer, test)
     network = open_network(path)
@@ -185,11 +188,11 @@ def _measure(
         program = _fitted(network, train, path.name)
     except LimitError as error:
         note(quiet, f"{path}: {error}")
-        return row | {"not_compiled": str(error)}
+        return row | {"not_compiled": str(error)}, None
     if run.network.neuron == "pyramidal":
-        return row | _bsd_row(program, test)
+        return row | _bsd_row(program, test), program
     if run.network.spiking:
-        return row | _spiking_row(trainer, program, test)
+        return row | _spiking_row(trainer, program, test), program
     first = count(program, exact.run(program.graph, test.pixels, measure=True))
     both = exact.run(program.graph, test.pixels, test.labels, settle=True)
     sent = traffic.summary(both)
@@ -207,7 +210,7 @@ def _measure(
         "cores": program.cores,
         "state_headroom_bits": program.report["calibrate"]["headroom_bits"],
     }
-    return row
+    return row, program
 
 
 def _spiking_row(trainer: Trainer, program: Program, test: Images) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from compile.passes.links import NO_LINKS
 from compile.passes.partition import Partition
 from compile.passes.schedule import Schedule
 from compile.passes.state import State
-from compile.program import Slice
 from compile.target import LOIHI2, Target
 from lavasnn.dynamics.diffpc import DiffPCInt
 from lavasnn.dynamics.graded import GradedInt
@@ -107,8 +106,21 @@ class Use:
     axons_out: int
 
 
-def counted(graph: Graph, slices: tuple[Slice, ...]) -> list[Use]:
+def sitting(after: State) -> list[list[int]]:
+    """The neurons of each slice: in an image with an order sorted by block, place and channel, in all others as they are."""
+    found: list[list[int]] = []
+    for piece in after.slices:
+        numbers = list(range(after.graph.population(piece.population).size))
+        if (order := after.orders.get(piece.population)) is not None:
+            assert len(numbers) == order.channels * order.places
+            numbers.sort(key=lambda j: (j // order.places // order.block, j % order.places, j))
+        found.append(numbers[piece.start : piece.stop])
+    return found
+
+
+def counted(after: State) -> list[Use]:
     """Resources of all slices from single synapses: the rules of the module's text in plain loops."""
+    graph, slices, neurons = after.graph, after.slices, [set(some) for some in sitting(after)]
     uses = [Use(0, 0, 0, 0, 0) for _ in slices]
     ring = [0] * len(slices)
     for q in graph.projections:
@@ -117,9 +129,9 @@ def counted(graph: Graph, slices: tuple[Slice, ...]) -> list[Use]:
         for n, piece in enumerate(slices):
             if piece.population != q.target:
                 continue
-            mine = [(i, w) for j, i, w in parts if piece.start <= j < piece.stop]
+            mine = [(i, w) for j, i, w in parts if j in neurons[n]]
             axons = {axon(s, i) for i, _ in mine}
-            held = len({w for _, w in mine}) if not isinstance(s, Conv) else channels(s, piece) * s.weight[0].size
+            held = len({w for _, w in mine}) if not isinstance(s, Conv) else channels(s, neurons[n]) * s.weight[0].size
             uses[n].synapses += len(mine)
             uses[n].weights += held
             uses[n].axons_in += len(axons)
@@ -127,7 +139,7 @@ def counted(graph: Graph, slices: tuple[Slice, ...]) -> list[Use]:
             ring[n] = max(ring[n], int(np.max(q.delay)))
             for m, origin in enumerate(slices):
                 if origin.population == q.source:
-                    out = {axon(s, i) for i, _ in mine if origin.start <= i < origin.stop}
+                    out = {axon(s, i) for i, _ in mine if i in neurons[m]}
                     uses[m].axons_out += len(out)
                     uses[m].memory += 4 * len(out)
     for n, piece in enumerate(slices):
@@ -144,9 +156,9 @@ def counted(graph: Graph, slices: tuple[Slice, ...]) -> list[Use]:
     return uses
 
 
-def channels(s: Conv, piece: Slice) -> int:
+def channels(s: Conv, neurons: set[int]) -> int:
     plane = s.image_out[1] * s.image_out[2]
-    return len({j // plane for j in range(piece.start, piece.stop)})
+    return len({j // plane for j in neurons})
 
 
 def mixed(seed: int) -> Graph:
@@ -192,7 +204,8 @@ def check(graph: Graph, target: Target) -> State:
     assert cores[0] == 0 and all(b - a in (0, 1) for a, b in pairwise(cores))
     wanted = [(p.name, i) for p in graph.populations if not isinstance(p.dynamics, Source) for i in range(p.size)]
     assert [(s.population, i) for s in slices for i in range(s.start, s.stop)] == wanted
-    uses = counted(graph, slices)
+    assert {(s.population, i) for s, some in zip(slices, sitting(after), strict=True) for i in some} == set(wanted)
+    uses = counted(after)
     links = {(a, b): n for a, b, n in zip(after.links.source, after.links.target, after.links.axons, strict=True)}
     for n, (s, use) in enumerate(zip(slices, uses, strict=True)):
         found = (s.memory_bytes, s.synapses, s.weights, s.axons_in, sum(v for (a, _), v in links.items() if a == n))
@@ -236,14 +249,48 @@ def test_convolutions_loops_and_delays_are_counted_as_single_synapses_would_be(
     assert told <= {"bytes for one neuron and its axons", "output axons for one neuron", "input axons"}
 
 
-def test_whole_channels_and_rows_stay_together_if_they_fit() -> None:
-    """6 channels of 4 x 5: a core of 45 neurons takes two channels, one of 12 two rows, one of 3 no row."""
-    conv = Conv(np.full((6, 1, 1, 1), 2, np.int16), (1, 4, 5), grid=Grid())
-    populations = (Population("in", 20, Source()), Population("image", 120, LifInt(du=4095, dv=0, vth=5)))
-    graph = Graph(populations, (Projection("w", "in", "image", conv),), Encoding("bernoulli", levels=16), "image", 4)
-    for neurons, size in ((45, 40), (12, 10), (3, 3)):
-        after = check(graph, many(100, neurons_per_core=neurons))
-        assert {s.stop - s.start for s in after.slices} == {size}
+def looking(channels: int, rows: int, kernel: int = 1, inside: int = 1) -> Graph:
+    """An image of that many channels and rows, of 5 columns, behind a convolution of an input of as many rows."""
+    weight = np.full((channels, inside, kernel, kernel), 2, np.int16)
+    conv = Conv(weight, (inside, rows, 5), padding=(kernel // 2, kernel // 2), grid=Grid())
+    neuron = LifInt(du=4095, dv=0, vth=5)
+    populations = (Population("in", conv.shape[1], Source()), Population("image", conv.shape[0], neuron))
+    return Graph(populations, (Projection("w", "in", "image", conv),), Encoding("bernoulli", levels=16), "image", 4)
+
+
+@pytest.mark.parametrize(
+    "channels, rows, neurons, size, ordered",
+    [
+        (6, 4, 45, 40, False),  # two channels of 20, where places of 6 would fill four cores
+        (1, 12, 12, 10, False),  # two rows of 5
+        (6, 4, 12, 12, True),  # two places, where two rows of a channel would fill twelve cores
+        (6, 4, 3, 3, False),  # neither a row nor a place
+    ],
+)
+def test_whole_channels_rows_and_places_stay_together_if_they_fit(
+    channels: int, rows: int, neurons: int, size: int, ordered: bool
+) -> None:
+    after = check(looking(channels, rows), many(100, neurons_per_core=neurons))
+    assert {s.stop - s.start for s in after.slices} == {size}
+    assert ("image" in after.orders) == ordered
+
+
+@pytest.mark.parametrize("memory, block", [(4608, 16), (4607, 8)])
+def test_places_take_fewer_cores_where_many_channels_lead_on(memory: int, block: int) -> None:
+    """16 channels of 4 x 5 lead to 16 of the same size with 16 x 9 weights each. A core reaches 40 axons: a position of one
+    channel reaches a core for each channel or two, one of all channels a few neighbours. 16 kernels take 2,304 bytes, half a
+    memory of 4,608; with one byte less there are two blocks.
+    """
+    first, conv = looking(16, 4), Conv(np.full((16, 16, 3, 3), 2, np.int16), (16, 4, 5), padding=(1, 1), grid=Grid())
+    graph = replace(
+        first,
+        populations=(*first.populations, replace(first.populations[1], name="next")),
+        projections=(*first.projections, Projection("v", "image", "next", conv)),
+        output="next",
+    )
+    after = check(graph, many(1000, neurons_per_core=40, memory_per_core=memory, fan_out_per_core=40))
+    assert {name: order.block for name, order in after.orders.items()} == {"image": 16, "next": block}
+    assert not after.violations
 
 
 def test_as_few_cores_as_the_limits_allow() -> None:

@@ -237,6 +237,19 @@ def open_data(
     return images if samples is None else images.take(samples)
 
 
+def check_fit(images: Images, inputs: int, classes: int | None = None) -> None:
+    """Refuse images of other sizes, or other classes if it tells classes apart, than a network's.
+
+    Raises:
+        InputError: They are.
+    """
+    theirs, mine = [f"{images.features:,} pixels"], [f"{inputs:,}"]
+    if classes is not None:
+        theirs, mine = [*theirs, f"{images.classes} classes"], [*mine, str(classes)]
+    if (images.features, images.classes if classes is not None else None) != (inputs, classes):
+        raise InputError(f"{images.label} has {' and '.join(theirs)}, the network {' and '.join(mine)}")
+
+
 def open_samples(
     network: Loaded,
     spec: str | None,

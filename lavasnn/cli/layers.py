@@ -9,7 +9,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from lavasnn.cli.common import DATA, FILE, OUTPUT, OUTPUT_FILE, open_data, show, table
+from lavasnn.cli.common import DATA, FILE, OUTPUT, OUTPUT_FILE, check_fit, open_data, show, table
 from lavasnn.errors import InputError
 
 if TYPE_CHECKING:
@@ -64,11 +64,7 @@ def layers_command(
         raise InputError(f"{file}: a network of {model.config.network.neuron} neurons, needed is one of pyramidal ones")
     images = open_data(spec, model.config.data.name, data_dir, download, samples)
     images = images if samples is not None else images.take(min(SHOWN, len(images)))
-    theirs, mine = (images.features, images.classes), (model.net.sizes[0], model.net.sizes[-1])
-    if theirs != mine:
-        raise InputError(
-            f"{images.label} has {theirs[0]:,} pixels and {theirs[1]} classes, the network {mine[0]:,} and {mine[1]}"
-        )
+    check_fit(images, model.net.sizes[0], model.net.sizes[-1])
     x = shown_values(torch.from_numpy(images.pixels), model.encoding)
     rows: list[dict[str, Any]] = [
         {**row, "by_chance": chance(row["rate"], row["rate_recall"])}

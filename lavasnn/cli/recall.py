@@ -18,6 +18,7 @@ from lavasnn.cli.common import (
     PRECISION,
     SAMPLES,
     Loaded,
+    check_fit,
     open_data,
     open_network,
     show,
@@ -95,8 +96,7 @@ def show_autoencoder(
 
     net, config = load_autoencoder(file)
     images = open_data(spec, config.data.name, data_dir, download, samples)
-    if images.features != net.sizes[0]:
-        raise InputError(f"recall: {images.label} has {images.features:,} pixels, the network {net.sizes[0]:,}")
+    check_fit(images, net.sizes[0])
     found, truth = brought_back(net, images), as_floats(images)
     rows = {"image": truth, "Type 1": found.x} | ({} if config.label == "bptt" else {"Type 2": found.u})
     pictures(output, f"{file.name}: {images.label}", rows, images.shape, (0, 1))
@@ -120,11 +120,7 @@ def recalled(network: Loaded, images: Images, backend: str, precision: str | Non
     """
     graph = network.as_precision(precision)
     end = stimulus_end(graph)
-    mine, theirs = (graph.source.size, graph.population(graph.output).size), (images.features, images.classes)
-    if mine != theirs:
-        raise InputError(
-            f"recall: {images.label} has {theirs[0]:,} pixels and {theirs[1]} classes, the network {mine[0]:,} and {mine[1]}"
-        )
+    check_fit(images, graph.source.size, graph.population(graph.output).size)
     concepts = np.arange(images.classes)
     nothing = np.zeros((images.classes, images.features), np.uint8)
     blank = Images("blank", "test", nothing, concepts, images.shape, images.levels, images.classes)

@@ -102,19 +102,19 @@ def deliveries(program: Program, result: RunResult) -> Iterator[tuple[Projection
 
     A message goes to every slice in which its sender has a synapse, once for each projection.
     """
-    homes: defaultdict[str, list[tuple[int, Slice]]] = defaultdict(list)
+    homes: defaultdict[str, list[tuple[int, Slice, NDArray[np.int64]]]] = defaultdict(list)
     for k, piece in enumerate(program.slices):
-        homes[piece.population].append((k, piece))
+        homes[piece.population].append((k, piece, program.neurons(piece)))
     for p in program.graph.projections:
         order = program.orders.get(p.target)
         wires = Wires(p, program.graph.synapses(p), post=None if order is None else order.neurons())
         sent = messages(result, f"{p.source}.{p.carries}", wires.synapses.shape[1])
-        for target, piece in homes[p.target]:
+        for target, piece, _ in homes[p.target]:
             arriving = np.where(wires.by_sender(wires.needed(piece.start, piece.stop)), sent, 0)
             if not homes[p.source]:
                 yield p, None, target, int(arriving.sum())
-            for origin, home in homes[p.source]:
-                yield p, origin, target, int(arriving[program.neurons(home)].sum())
+            for origin, _, neurons in homes[p.source]:
+                yield p, origin, target, int(arriving[neurons].sum())
 
 
 def _neurons(p: Population) -> int:

@@ -19,32 +19,34 @@ from lavasnn.ir import GRAPH_TYPES, Graph
 class Order:
     """How the neurons of an image are counted where cores are filled.
 
-    In blocks of channels one after another; in a block place by place, row by row; in a place channel by channel. With blocks
-    of one channel that is the numbers they have in their population.
+    In blocks of channels one after another; in a block position by position, row by row; at a position channel by channel.
+    With blocks of one channel that is the numbers they have in their population.
 
     Args:
         channels: Of the image.
-        places: Its rows times its columns.
+        positions: Its rows times its columns.
         block: Channels of a block; divides `channels`.
 
     Raises:
-        InputError: It does not, or one of them is below 1.
+        InputError: It does not, or one of them is no whole number of 1 or more.
     """
 
     channels: int
-    places: int
+    positions: int
     block: int
 
     def __post_init__(self) -> None:
-        if min(self.channels, self.places, self.block) < 1 or self.channels % self.block:
+        numbers = (self.channels, self.positions, self.block)
+        if any(type(n) is not int or n < 1 for n in numbers) or self.channels % self.block:
             raise InputError(
-                f"order: {self.channels} channels of {self.places} places in blocks of {self.block}; allowed are whole blocks"
+                f"order: {self.channels} channels of {self.positions} positions in blocks of {self.block}; allowed are whole "
+                "blocks"
             )
 
     def neurons(self) -> NDArray[np.int64]:
         """Their numbers in the population, in this order, shape (neuron,)."""
-        numbers = np.arange(self.channels * self.places, dtype=np.int64)
-        return numbers.reshape(-1, self.block, self.places).transpose(0, 2, 1).reshape(-1)
+        numbers = np.arange(self.channels * self.positions, dtype=np.int64)
+        return numbers.reshape(-1, self.block, self.positions).transpose(0, 2, 1).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,9 @@ class Program:
         places: Chip, column and row of each core, once placed.
         routes: Who tells whom, once routed.
         orders: Populations whose slices count neurons otherwise than the population does, by name.
+
+    Raises:
+        InputError: An order of a population that is not there, or of another number of neurons.
     """
 
     graph: Graph
@@ -120,6 +125,14 @@ class Program:
     places: tuple[tuple[int, int, int], ...] = ()
     routes: tuple[Route, ...] = ()
     orders: Mapping[str, Order] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.orders, Mapping):
+            raise InputError(f"orders are {self.orders!r}, needed is one by population")
+        sizes = {p.name: p.size for p in self.graph.populations}
+        for name, order in self.orders.items():
+            if not isinstance(order, Order) or order.channels * order.positions != sizes.get(name):
+                raise InputError(f"order of {name!r}: {order}, the population has {sizes.get(name, 0):,} neurons")
 
     @property
     def cores(self) -> int:

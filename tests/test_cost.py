@@ -62,12 +62,12 @@ def written_out(s: Owned) -> list[Synapse]:
 
 
 def in_order(program: Program, population: str, n: int) -> int:
-    """The neuron that slices count as number n: in blocks of channels, in a block place by place."""
+    """The neuron that slices count as number n: in blocks of channels, in a block position by position."""
     if (order := program.orders.get(population)) is None:
         return n
-    block, rest = divmod(n, order.block * order.places)
-    place, channel = divmod(rest, order.block)
-    return (block * order.block + channel) * order.places + place
+    block, rest = divmod(n, order.block * order.positions)
+    position, channel = divmod(rest, order.block)
+    return (block * order.block + channel) * order.positions + position
 
 
 def plain(program: Program, result: RunResult, target: Target) -> tuple[dict[str, Counter[str]], Counter[int], int, int]:
@@ -143,14 +143,14 @@ def stock(random: np.random.Generator) -> Graph:
 
 
 @pytest.mark.parametrize(
-    "target", [LOIHI2, tight(4), tight(4, chips=3, cores=4), tight(11)], ids=["large", "tight", "three chips", "by place"]
+    "target", [LOIHI2, tight(4), tight(4, chips=3, cores=4), tight(11)], ids=["large", "tight", "three chips", "by position"]
 )
 def test_a_stock_network_agrees_with_plain_loops(target: Target) -> None:
-    """With 11 neurons a core, two places of all 4 channels fit one where one channel of 6 places does."""
+    """With 11 neurons a core, two positions of all 4 channels fit one where one channel of 6 positions does."""
     random = np.random.default_rng(3)
     graph, pixels = stock(random), random.integers(0, 11, (4, 40)).astype(np.uint8)
     program = compile_graph(graph, pixels, np.zeros(4, np.int64), target)
-    assert program.orders == ({"maps": Order(channels=4, places=6, block=4)} if target == tight(11) else {})
+    assert program.orders == ({"maps": Order(channels=4, positions=6, block=4)} if target == tight(11) else {})
     result = exact.run(program.graph, pixels, record=True, measure=True)
     found = check(program, result, target)
     assert all(layer.syn_ops > layer.syn_ops_nonzero > 0 for layer in found.layers if layer.population in ("maps", "output"))

@@ -17,7 +17,7 @@ from compile.program import Order, Program, Route, Slice
 from compile.target import LOIHI2, Target
 from lavasnn.dynamics.lif import Lif, LifInt
 from lavasnn.encode import Encoding
-from lavasnn.errors import InputError
+from lavasnn.errors import FileFormatError, InputError
 from lavasnn.files import pack, write_tensors
 from lavasnn.ir import Graph, Population, Projection, Source
 from lavasnn.report.coremap import core_map
@@ -212,18 +212,30 @@ def test_a_hundred_million_synapses_of_a_convolution_compile_in_two_minutes_and_
     assert memory < 8 * 2**30
 
 
-if __name__ == "__main__":
-    compile_convolutional()
-
-
-def test_orders_are_kept_in_files_and_divide_their_images(tmp_path: Path) -> None:
-    """2 x 2 places of 6 channels, three a block: channels 0, 1, 2 at place 0, then at place 1."""
-    program = replace(PROGRAM, orders={"b": Order(channels=6, places=4, block=3)})
+def test_orders_are_kept_in_files_and_count_by_block_and_position(tmp_path: Path) -> None:
+    """b has 2 channels of 2 positions, both in one block: neurons 0 and 2 at position 0, 1 and 3 at position 1."""
+    program = replace(PROGRAM, orders={"b": Order(channels=2, positions=2, block=2)})
     program.save(tmp_path / "p")
     found = Program.load(tmp_path / "p")
     assert found.orders == program.orders
-    assert found.neurons(Slice(0, "b", 2, 5, 0, 0)).tolist() == [8, 1, 5]
+    assert found.neurons(Slice(0, "b", 1, 4, 0, 0)).tolist() == [2, 1, 3]
     assert found.neurons(Slice(0, "a", 2, 5, 0, 0)).tolist() == [2, 3, 4]
-    for channels, places, block in ((6, 4, 4), (6, 0, 3), (6, 4, 0)):
-        with pytest.raises(InputError, match=f"{channels} channels of {places} places in blocks of {block}"):
-            Order(channels, places, block)
+    assert Order(channels=6, positions=2, block=3).neurons().tolist() == [0, 2, 4, 1, 3, 5, 6, 8, 10, 7, 9, 11]
+
+
+@pytest.mark.parametrize("entry, value", [("channels", 6), ("positions", 0), ("block", 2.0), ("block", True), ("channels", 3)])
+def test_files_with_orders_of_other_images_are_refused(entry: str, value: Any, tmp_path: Path) -> None:
+    tensors: dict[str, Any] = {}
+    header = pack(replace(PROGRAM, orders={"b": Order(channels=2, positions=2, block=2)}), tensors)
+    header["orders"]["b"][entry] = value
+    write_tensors(tmp_path / "p", "program", header, tensors)
+    with pytest.raises(FileFormatError, match=r"order"):
+        Program.load(tmp_path / "p")
+    for orders in (None, [], {"b": None}, {"b": 4}, {"nobody": header["orders"]["b"]}):
+        write_tensors(tmp_path / "p", "program", header | {"orders": orders}, tensors)
+        with pytest.raises(FileFormatError, match=r"order"):
+            Program.load(tmp_path / "p")
+
+
+if __name__ == "__main__":
+    compile_convolutional()

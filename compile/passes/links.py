@@ -61,16 +61,17 @@ class Wires:
     """Synapses into the receivers before each, as ranges count them, shape (post + 1,)."""
     axon: Ints | None = field(init=False)
     """Axon of each sender, shape (pre,); None if each has its own."""
-    _heard: Ints = field(init=False)
-    """Senders of sparse synapses, receiver by receiver as ranges count them."""
+    heard: NDArray[np.int32] | None = field(init=False)
+    """Senders of sparse synapses, receiver by receiver as ranges count them; None of others."""
 
     def __post_init__(self) -> None:
         s = self.synapses
         number = fan_in(s) if self.post is None else fan_in(s)[self.post]
         object.__setattr__(self, "into", np.concatenate([[0], np.cumsum(number)]))
-        if isinstance(s, Sparse):
-            moved = 0 if self.post is None else np.repeat(s.start[self.post] - self.into[:-1], number)
-            object.__setattr__(self, "_heard", s.pre[np.arange(len(s.pre)) + moved])
+        heard = s.pre if isinstance(s, Sparse) else None
+        if isinstance(s, Sparse) and self.post is not None:
+            heard = s.pre[np.arange(len(s.pre)) + np.repeat(s.start[self.post] - self.into[:-1], number)]
+        object.__setattr__(self, "heard", heard)
         shared: Ints | None = None
         if isinstance(s, Conv):
             plane = s.image[1] * s.image[2]
@@ -91,7 +92,8 @@ class Wires:
                 return np.ones(s.shape[1], np.bool_)
             case Sparse() as s:
                 found = np.zeros(s.n_pre, np.bool_)
-                found[self._heard[self.into[start] : self.into[stop]]] = True
+                assert self.heard is not None
+                found[self.heard[self.into[start] : self.into[stop]]] = True
                 return found
             case Conv() as s:
                 return _fields(s, self._receivers(start, stop))

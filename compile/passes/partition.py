@@ -3,10 +3,11 @@
 A population is cut into ranges of neurons that fit a core, of equal size if equal ones do; the ranges fill cores in order,
 several to a core while there is room.
 
-Where convolutions lead in or out, neurons are those of an image, and two ways to count them are tried: channel by channel, and
-in blocks of channels place by place (`compile.program.Order`), with as many channels as leave half of a core's memory free of
-kernels. A range of a few places has short receptive fields and tells few others; one of a few channels holds few kernels. What
-takes fewer cores is kept, of equals the first. Ranges end with a block (or channel), or with a row, or a place, if one fits.
+Where convolutions lead in or out, neurons are those of an image, and two ways to count them are tried, each for the whole
+network: channel by channel, and in blocks of channels position by position (`compile.program.Order`), with as many channels as
+leave half of a core's memory free of kernels. A range of a few positions has short receptive fields and tells few others, one
+of a few channels holds few kernels. The way that takes fewer cores is kept, of equals the first. Ranges end with a block (or
+channel), or with a row, or a position, if one fits.
 
 Memory of a range is an estimate, for Intel publishes no layout. In bytes:
 
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,6 +62,8 @@ RESOURCES = {
 """Of a core: its limit, how a violation names it, and what helps."""
 
 Range = tuple[int, int]
+Image = tuple[int, int, int]
+"""Channels, rows and columns."""
 Use = Mapping[str, int]
 
 
@@ -72,23 +75,23 @@ class Partition:
         """See the module's text; what does not fit is in the new state's `violations`."""
         graph, target = state.graph, state.target
         synapses = [(q, graph.synapses(q)) for q in graph.projections]
-        ways = [dict[str, Order](), *_blocks(graph, target, synapses)]
-        best = min((_filled(graph, target, synapses, way) for way in ways), key=lambda filled: filled.price)
+        images = {p.name: _image(p.name, synapses) for p in graph.populations if not isinstance(p.dynamics, Source)}
+        blocks = _blocks(images, target, synapses)
+        ways: list[dict[str, Order]] = [{}, blocks] if blocks else [{}]
+        best = min((_filled(graph, target, synapses, images, way) for way in ways), key=lambda filled: filled.price)
         cuts, slices = best.cuts, best.slices
         first, at = {}, 0
         for name, cut in cuts.items():
             first[name] = at
             at += len(cut.pieces)
         told = links(best.wires, {name: cut.pieces for name, cut in cuts.items()}, first, state.traffic)
-        violations = [v for cut in cuts.values() for v in cut.violations()]
-        violations += list(_whole(slices, target))
         used = {"cores": [slices[-1].core + 1 if slices else 0, target.cores.value * target.chips.value], "slices": len(slices)}
         return replace(
             state,
             slices=tuple(slices),
             orders=best.orders,
             links=told,
-            violations=(*state.violations, *violations),
+            violations=(*state.violations, *best.violations),
             report={**state.report, "partition": used},
         )
 
@@ -118,13 +121,13 @@ class _Cut:
     """
 
     def __init__(
-        self, population: Population, target: Target, arriving: list[Wires], leaving: list[Wires], order: Order | None
+        self, population: Population, target: Target, arriving: list[Wires], leaving: list[Wires], grains: list[int]
     ) -> None:
         self.population, self.arriving, self.leaving = population, arriving, leaving
         self.limits = {key: int(getattr(target, name).value) for key, (name, _, _) in RESOURCES.items()}
         self.target_limits = dict(self.limits)
         self.bytes = neuron_bytes(population, max((int(np.max(w.projection.delay)) for w in arriving), default=0))
-        self.grains = _grains(order, _image(population.name, [(w.projection, w.synapses) for w in (*arriving, *leaving)]))
+        self.grains = grains
         self.pieces: list[Range] = []
         self.inward: dict[Range, dict[str, int]] = {}
         self.spread: list[Ints] = []
@@ -194,35 +197,36 @@ class _Cut:
         return found
 
 
-def _grains(order: Order | None, image: tuple[int, int, int] | None) -> list[int]:
-    """Neurons of a block, of a row, of a place, and one; only one where no convolution is near."""
+def _grains(image: Image | None, order: Order | None) -> list[int]:
+    """Neurons of a block, of a row, of a position, and one; only one where no convolution is near."""
     if image is None:
         return [1]
     block = order.block if order else 1
     return [block * image[1] * image[2], block * image[2], block, 1]
 
 
-def _image(name: str, synapses: Sequence[tuple[Projection, Owned]]) -> tuple[int, int, int] | None:
-    """Channels, rows and columns that a population is to the convolutions near it, to those that lead in before others."""
+def _image(name: str, synapses: Sequence[tuple[Projection, Owned]]) -> Image | None:
+    """What a population is to the convolutions near it, to those that lead in before others."""
     near = [(q, s) for q, s in synapses if isinstance(s, Conv)]
     found = [s.image_out for q, s in near if q.target == name] + [s.image for q, s in near if q.source == name]
     return found[0] if found else None
 
 
-def _blocks(graph: Graph, target: Target, synapses: Sequence[tuple[Projection, Owned]]) -> Iterator[dict[str, Order]]:
-    """Orders by blocks of the populations that are images of several channels; nothing if there are none."""
+def _blocks(
+    images: Mapping[str, Image | None], target: Target, synapses: Sequence[tuple[Projection, Owned]]
+) -> dict[str, Order]:
+    """Orders by blocks of the populations that are images of several channels."""
+    room = min(target.memory_per_core.value // 2, target.synapses_per_core.value)
     orders: dict[str, Order] = {}
-    for p in graph.populations:
-        image = _image(p.name, synapses)
-        if image is None or isinstance(p.dynamics, Source):
+    for name, image in images.items():
+        if image is None:
             continue
-        kernels = [s.weight[0].size for q, s in synapses if q.target == p.name and isinstance(s, Conv)]
-        most = target.memory_per_core.value // 2 // max(1, sum(kernels))
-        block = max(n for n in range(1, image[0] + 1) if image[0] % n == 0 and n <= max(1, most))
+        kernels = [s.weight[0].size for q, s in synapses if q.target == name and isinstance(s, Conv)]
+        most = max(1, room // max(1, sum(kernels)))
+        block = max(n for n in range(1, image[0] + 1) if image[0] % n == 0 and n <= most)
         if block > 1:
-            orders[p.name] = Order(image[0], image[1] * image[2], block)
-    if orders:
-        yield orders
+            orders[name] = Order(image[0], image[1] * image[2], block)
+    return orders
 
 
 @dataclass(frozen=True)
@@ -233,21 +237,30 @@ class _Filled:
     wires: list[Wires]
     cuts: dict[str, _Cut]
     slices: list[Slice]
+    violations: list[Violation]
 
     @property
     def price(self) -> tuple[int, int]:
-        """What does not fit a core, and cores."""
-        return sum(len(cut.violations()) for cut in self.cuts.values()), self.slices[-1].core + 1 if self.slices else 0
+        """What does not fit, and cores."""
+        return len(self.violations), self.slices[-1].core + 1 if self.slices else 0
 
 
-def _filled(graph: Graph, target: Target, synapses: Sequence[tuple[Projection, Owned]], orders: dict[str, Order]) -> _Filled:
+def _filled(
+    graph: Graph,
+    target: Target,
+    synapses: Sequence[tuple[Projection, Owned]],
+    images: Mapping[str, Image | None],
+    orders: dict[str, Order],
+) -> _Filled:
     counted = {name: order.neurons() for name, order in orders.items()}
     wires = [Wires(q, s, counted.get(q.source), counted.get(q.target)) for q, s in synapses]
-    cuts = _cuts(graph, target, wires, orders)
-    return _Filled(orders, wires, cuts, _on_cores(cuts, target))
+    cuts = _cuts(graph, target, wires, {name: _grains(image, orders.get(name)) for name, image in images.items()})
+    slices = _on_cores(cuts, target)
+    over = [v for cut in cuts.values() for v in cut.violations()]
+    return _Filled(orders, wires, cuts, slices, [*over, *_whole(slices, target)])
 
 
-def _cuts(graph: Graph, target: Target, wires: list[Wires], orders: Mapping[str, Order]) -> dict[str, _Cut]:
+def _cuts(graph: Graph, target: Target, wires: list[Wires], grains: Mapping[str, list[int]]) -> dict[str, _Cut]:
     """All populations that take cores, cut so that receivers and senders agree."""
     cuts = {
         p.name: _Cut(
@@ -255,10 +268,10 @@ def _cuts(graph: Graph, target: Target, wires: list[Wires], orders: Mapping[str,
             target,
             [w for w in wires if w.projection.target == p.name],
             [w for w in wires if w.projection.source == p.name],
-            orders.get(p.name),
+            grains[p.name],
         )
         for p in graph.populations
-        if not isinstance(p.dynamics, Source)
+        if p.name in grains
     }
     for _ in range(ROUNDS):
         changed = False

@@ -1,5 +1,7 @@
 """Neurons onto cores: everything once, nothing over a limit, and a clear word where that cannot be."""
 
+from collections import defaultdict
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from compile.passes.links import NO_LINKS
 from compile.passes.partition import Partition
@@ -107,22 +110,23 @@ class Use:
 
 
 def sitting(after: State) -> list[list[int]]:
-    """The neurons of each slice: in an image with an order sorted by block, place and channel, in all others as they are."""
+    """The neurons of each slice: in an image with an order sorted by block, position and channel, in all others as they are."""
     found: list[list[int]] = []
     for piece in after.slices:
         numbers = list(range(after.graph.population(piece.population).size))
         if (order := after.orders.get(piece.population)) is not None:
-            assert len(numbers) == order.channels * order.places
-            numbers.sort(key=lambda j: (j // order.places // order.block, j % order.places, j))
+            assert len(numbers) == order.channels * order.positions
+            numbers.sort(key=lambda j: (j // order.positions // order.block, j % order.positions, j))
         found.append(numbers[piece.start : piece.stop])
     return found
 
 
-def counted(after: State) -> list[Use]:
-    """Resources of all slices from single synapses: the rules of the module's text in plain loops."""
+def counted(after: State, traffic: Mapping[str, NDArray[np.float64]]) -> tuple[list[Use], dict[tuple[int, int], float]]:
+    """Resources of all slices and messages between them from single synapses: the rules of the module's text in plain loops."""
     graph, slices, neurons = after.graph, after.slices, [set(some) for some in sitting(after)]
     uses = [Use(0, 0, 0, 0, 0) for _ in slices]
     ring = [0] * len(slices)
+    messages: defaultdict[tuple[int, int], float] = defaultdict(float)
     for q in graph.projections:
         s = graph.synapses(q)
         parts = single_synapses(s)
@@ -142,6 +146,9 @@ def counted(after: State) -> list[Use]:
                     out = {axon(s, i) for i, _ in mine if i in neurons[m]}
                     uses[m].axons_out += len(out)
                     uses[m].memory += 4 * len(out)
+                    if out:
+                        own = [i for i in neurons[m] if axon(s, i) in out]
+                        messages[m, n] += float(traffic[f"{q.source}.{q.carries}"][own].sum())
     for n, piece in enumerate(slices):
         state = 6
         if graph.timing is not None and piece.population != graph.source.name:
@@ -153,7 +160,7 @@ def counted(after: State) -> list[Use]:
             state += 2
         state += 3 * (ring[n] + 1) if ring[n] else 0
         uses[n].memory += (piece.stop - piece.start) * state
-    return uses
+    return uses, dict(messages)
 
 
 def channels(s: Conv, neurons: set[int]) -> int:
@@ -198,15 +205,19 @@ def mixed(seed: int) -> Graph:
 
 def check(graph: Graph, target: Target) -> State:
     """Every neuron once, in order; every count as the plain loops give it; no core over a limit unless it is told."""
-    after = Partition().apply(state(graph, target))
+    random = np.random.default_rng(0)
+    traffic = {f"{q.source}.{q.carries}": random.random(graph.population(q.source).size) for q in graph.projections}
+    after = Partition().apply(replace(state(graph, target), traffic=traffic))
     slices = after.slices
     cores = [s.core for s in slices]
     assert cores[0] == 0 and all(b - a in (0, 1) for a, b in pairwise(cores))
     wanted = [(p.name, i) for p in graph.populations if not isinstance(p.dynamics, Source) for i in range(p.size)]
     assert [(s.population, i) for s in slices for i in range(s.start, s.stop)] == wanted
     assert {(s.population, i) for s, some in zip(slices, sitting(after), strict=True) for i in some} == set(wanted)
-    uses = counted(after)
+    uses, messages = counted(after, traffic)
     links = {(a, b): n for a, b, n in zip(after.links.source, after.links.target, after.links.axons, strict=True)}
+    passing = zip(after.links.source.tolist(), after.links.target.tolist(), after.links.messages.tolist(), strict=True)
+    assert {(a, b): n for a, b, n in passing} == pytest.approx(messages)
     for n, (s, use) in enumerate(zip(slices, uses, strict=True)):
         found = (s.memory_bytes, s.synapses, s.weights, s.axons_in, sum(v for (a, _), v in links.items() if a == n))
         assert found == (use.memory, use.synapses, use.weights, use.axons_in, use.axons_out)
@@ -261,13 +272,13 @@ def looking(channels: int, rows: int, kernel: int = 1, inside: int = 1) -> Graph
 @pytest.mark.parametrize(
     "channels, rows, neurons, size, ordered",
     [
-        (6, 4, 45, 40, False),  # two channels of 20, where places of 6 would fill four cores
+        (6, 4, 45, 40, False),  # two channels of 20, where positions of 6 would fill four cores
         (1, 12, 12, 10, False),  # two rows of 5
-        (6, 4, 12, 12, True),  # two places, where two rows of a channel would fill twelve cores
-        (6, 4, 3, 3, False),  # neither a row nor a place
+        (6, 4, 12, 12, True),  # two positions, where two rows of a channel would fill twelve cores
+        (6, 4, 3, 3, False),  # neither a row nor a position
     ],
 )
-def test_whole_channels_rows_and_places_stay_together_if_they_fit(
+def test_whole_channels_rows_and_positions_stay_together_if_they_fit(
     channels: int, rows: int, neurons: int, size: int, ordered: bool
 ) -> None:
     after = check(looking(channels, rows), many(100, neurons_per_core=neurons))
@@ -275,22 +286,36 @@ def test_whole_channels_rows_and_places_stay_together_if_they_fit(
     assert ("image" in after.orders) == ordered
 
 
-@pytest.mark.parametrize("memory, block", [(4608, 16), (4607, 8)])
-def test_places_take_fewer_cores_where_many_channels_lead_on(memory: int, block: int) -> None:
-    """16 channels of 4 x 5 lead to 16 of the same size with 16 x 9 weights each. A core reaches 40 axons: a position of one
-    channel reaches a core for each channel or two, one of all channels a few neighbours. 16 kernels take 2,304 bytes, half a
-    memory of 4,608; with one byte less there are two blocks.
-    """
+def two_images() -> Graph:
+    """16 channels of 4 x 5 lead to 16 of the same size with 16 x 9 weights each."""
     first, conv = looking(16, 4), Conv(np.full((16, 16, 3, 3), 2, np.int16), (16, 4, 5), padding=(1, 1), grid=Grid())
-    graph = replace(
+    return replace(
         first,
         populations=(*first.populations, replace(first.populations[1], name="next")),
         projections=(*first.projections, Projection("v", "image", "next", conv)),
         output="next",
     )
-    after = check(graph, many(1000, neurons_per_core=40, memory_per_core=memory, fan_out_per_core=40))
+
+
+@pytest.mark.parametrize("memory, weights, block", [(4608, 2304, 16), (4607, 2304, 8), (4608, 2303, 8)])
+def test_positions_take_fewer_cores_where_many_channels_lead_on(memory: int, weights: int, block: int) -> None:
+    """A core reaches 40 axons: a position of one channel reaches a core for each channel or two, one of all channels a few
+    neighbours. 16 kernels are 2,304 weights, half a memory of 4,608 bytes; with less room for them there are two blocks.
+    """
+    target = many(1000, neurons_per_core=40, memory_per_core=memory, synapses_per_core=weights, fan_out_per_core=40)
+    after = check(two_images(), target)
     assert {name: order.block for name, order in after.orders.items()} == {"image": 16, "next": block}
     assert not after.violations
+
+
+@pytest.mark.parametrize("weights, ordered", [(11_600, True), (11_599, False)])
+def test_blocks_are_not_taken_where_their_copies_of_kernels_are_too_many(weights: int, ordered: bool) -> None:
+    """Five cores of 64 neurons hold all 2,320 kernel weights each, where channel by channel every one is held once."""
+    target = many(1000, neurons_per_core=64, memory_per_core=6000, fan_out_per_core=400, synapses_per_chip=weights)
+    after = check(two_images(), target)
+    assert bool(after.orders) == ordered
+    assert not after.violations
+    assert sum(s.weights for s in after.slices) == (11_600 if ordered else 2320)
 
 
 def test_as_few_cores_as_the_limits_allow() -> None:

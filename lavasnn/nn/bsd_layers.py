@@ -126,8 +126,7 @@ class Norm(nn.Module):
     """Batch norm of each channel's voltage, to mean 0 and variance 1; it has no weights of its own.
 
     The mean and variance are those of a batch's samples, steps and positions in training, running ones in evaluation. Learning
-    takes them as given numbers: their own gradient would join the samples of a batch. What is left is a factor and a shift of
-    each channel.
+    takes the variance as a given number, the mean as what it is.
 
     Args:
         link: Behind which synapses.

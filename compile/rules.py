@@ -17,7 +17,7 @@ from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.errors import InputError
 from lavasnn.ir import Coincidence, Graph, Source, Through
 from lavasnn.paths import loops, loops_of
-from lavasnn.synapses import Borrowed, Conv, Dense, Owned, Shared, Sparse, Transposed
+from lavasnn.synapses import Borrowed, Conv, Dense, Owned, Shared, Transposed, as_sparse
 
 Rule = Callable[[Graph, Target], Iterator[str]]
 
@@ -173,7 +173,7 @@ def _picks_two(s: Owned) -> bool:
     """
     rows = s.weight.reshape(len(s.weight), -1) if isinstance(s, Dense | Conv) else None
     if rows is None:
-        assert isinstance(s, Sparse)
+        s = as_sparse(s)
         return bool((s.weight == 1).all() and np.diff(s.start).max(initial=0) == 2)
     return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(axis=1) == 2).all())
 

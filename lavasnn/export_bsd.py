@@ -16,7 +16,7 @@ from lavasnn.export import array
 from lavasnn.ir import Graph, Population, Projection
 from lavasnn.nn.bsd import BSDNet
 from lavasnn.nn.bsd_layers import Folded
-from lavasnn.synapses import Conv, Dense, Owned, Shared, as_sparse, sparse_from
+from lavasnn.synapses import Conv, Deconv, Dense, Owned, Shared, as_sparse, sparse_from
 
 
 def bsd_graph(net: BSDNet, encoding: Encoding, readout: Literal["voltage", "spikes"] = "voltage") -> Graph:
@@ -67,17 +67,40 @@ def _bias(folded: Folded) -> Any:
 
 
 def _synapses(folded: Folded) -> Owned:
-    """A convolution downwards sees each neuron above as often as upsampling repeats it; what falls together adds up."""
+    """Downwards a convolution sees each neuron above as often as upsampling repeats it; what falls together adds up.
+
+    That is a transposed convolution with the upward one's stride s: between neurons v above and y below the weight depends on
+    y - s v alone. Its kernel is s - 1 larger. Where the last repetition is cropped that holds at the border no more, and every
+    synapse is by itself.
+    """
     layer, weight = folded.link.layer, array(folded.weight)
     if not isinstance(layer, Convolution):
         return Dense(weight)
     padding = (layer.padding, layer.padding)
     if not folded.link.down:
         return Conv(weight, layer.image, (layer.stride, layer.stride), padding)
+    wide = Conv(weight, (layer.channels, *layer.image[1:]), padding=padding)
+    if layer.stride == 1:
+        return wide
+    if not any(size % layer.stride for size in layer.image[1:]):
+        return Deconv(Conv(_repeated(weight, layer.stride), layer.image, (layer.stride, layer.stride), padding))
     from scipy.sparse import csr_matrix
 
-    wide = as_sparse(Conv(weight, (layer.channels, *layer.image[1:]), padding=padding))
+    wide = as_sparse(wide)
     return sparse_from(csr_matrix((wide.weight, _parents(layer)[wide.pre], wide.start), (layer.inputs, layer.size)))
+
+
+def _repeated(weight: NDArray[Any], stride: int) -> NDArray[Any]:
+    """Kernel of the transposed convolution, shape (channel in, channel out, row, column); senders repeat `stride` times."""
+    turned = weight.transpose(1, 0, 2, 3)[:, :, ::-1, ::-1]
+    for axis in (2, 3):
+        parts = [(0, 0)] * 4
+        moved: list[NDArray[Any]] = []
+        for shift in range(stride):
+            parts[axis] = (shift, stride - 1 - shift)
+            moved.append(np.pad(turned, parts))
+        turned = np.sum(moved, axis=0)
+    return turned
 
 
 def _parents(layer: Convolution) -> NDArray[np.int32]:

@@ -25,6 +25,7 @@ from lavasnn.files import pack, read_tensors, unpack, write_tensors
 from lavasnn.synapses import (
     Borrowed,
     Conv,
+    Deconv,
     Dense,
     Grid,
     Owned,
@@ -332,6 +333,7 @@ GRAPH_TYPES: dict[str, type] = {
         Dense,
         Sparse,
         Conv,
+        Deconv,
         Transposed,
         Shared,
         Encoding,

@@ -169,6 +169,64 @@ class Conv:
         """(post, pre)."""
         return int(np.prod(self.image_out)), int(np.prod(self.image))
 
+    @property
+    def per_channel(self) -> int:
+        """Weights of one receiving channel."""
+        return self.weight[0].size
+
+
+@dataclass(frozen=True)
+class Deconv:
+    """Synapses of a convolution from its receivers back to its senders: torch's ConvTranspose2d.
+
+    Args:
+        conv: The convolution, in the direction in which it is one, of one group; its kernel and grid are these synapses'.
+
+    Raises:
+        InputError: It has groups.
+    """
+
+    conv: Conv
+
+    def __post_init__(self) -> None:
+        if self.conv.groups != 1:
+            raise InputError(f"transposed convolution: {self.conv.groups} groups, allowed is 1")
+
+    @property
+    def weight(self) -> Array:
+        """Shape (channel in, channel out, row, column)."""
+        return self.conv.weight
+
+    @property
+    def grid(self) -> Grid | None:
+        """Given if the weights are integers."""
+        return self.conv.grid
+
+    @property
+    def groups(self) -> int:
+        """Blocks of channels that see only each other."""
+        return 1
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the sending population."""
+        return self.conv.image_out
+
+    @property
+    def image_out(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the receiving population."""
+        return self.conv.image
+
+    @property
+    def shape(self) -> Pair:
+        """(post, pre)."""
+        return self.conv.shape[1], self.conv.shape[0]
+
+    @property
+    def per_channel(self) -> int:
+        """Weights of one receiving channel."""
+        return self.conv.weight[:, 0].size
+
 
 @dataclass(frozen=True)
 class Transposed:
@@ -194,7 +252,7 @@ class Shared:
     of: str
 
 
-Owned = Dense | Sparse | Conv
+Owned = Dense | Sparse | Conv | Deconv
 """Synapses with weights of their own."""
 Borrowed = Transposed | Shared
 """Synapses with those of another projection."""
@@ -236,6 +294,8 @@ def as_sparse(s: Owned) -> Sparse:
     """The same synapses one by one; an all-to-all one keeps its zeros."""
     if isinstance(s, Sparse):
         return s
+    if isinstance(s, Deconv):
+        return _flipped(as_sparse(s.conv))
     post, pre = s.shape
     if isinstance(s, Dense):
         senders = np.tile(np.arange(pre, dtype=np.int32), post)
@@ -273,6 +333,8 @@ def fan_in(s: Owned) -> NDArray[np.int64]:
             rows, columns = (np.add.reduce(hits, axis=1) for hits in _hits(s))
             one = np.multiply.outer(rows, columns).reshape(-1) * s.weight.shape[1]
             return np.tile(one, s.weight.shape[0]).astype(np.int64)
+        case Deconv():
+            return fan_out(s.conv)
 
 
 def fan_out(s: Owned) -> NDArray[np.int64]:
@@ -286,6 +348,8 @@ def fan_out(s: Owned) -> NDArray[np.int64]:
             rows, columns = (np.add.reduce(hits, axis=0) for hits in _hits(s))
             one = np.multiply.outer(rows, columns).reshape(-1) * (s.weight.shape[0] // s.groups)
             return np.tile(one, s.image[0]).astype(np.int64)
+        case Deconv():
+            return fan_in(s.conv)
 
 
 def loud_fan_out(s: Owned) -> NDArray[np.int64]:
@@ -296,10 +360,9 @@ def loud_fan_out(s: Owned) -> NDArray[np.int64]:
         case Sparse():
             return np.bincount(s.pre[s.weight != 0], minlength=s.n_pre).astype(np.int64)
         case Conv():
-            blocks = (s.weight != 0).reshape(s.groups, -1, *s.weight.shape[1:]).sum(axis=1)  # (group, channel in, row, column)
-            loud = blocks.reshape(s.image[0], *s.weight.shape[2:])
-            rows, columns = _reach(s)
-            return np.einsum("cij,iv,jh->cvh", loud, rows, columns, optimize=True).reshape(-1).astype(np.int64)
+            return _by_sender(s, s.weight != 0).astype(np.int64)
+        case Deconv():
+            return strengths(with_weight(s.conv, (s.weight != 0).astype(np.int64)))
 
 
 def strengths(s: Owned) -> Array:
@@ -315,13 +378,18 @@ def strengths(s: Owned) -> Array:
             sizes = np.abs(s.weight.astype(kind)).sum(axis=1)
             rows, columns = (inside.astype(kind) for inside in _taps(s))
             return np.einsum("oij,yi,xj->oyx", sizes, rows, columns, optimize=True).reshape(-1)
+        case Deconv():
+            return _by_sender(s.conv, np.abs(s.weight.astype(kind)))
 
 
 def transposed(s: Owned) -> Dense | Sparse:
     """The same synapses from their receivers back to their senders."""
     if isinstance(s, Dense):
         return replace(s, weight=s.weight.T)
-    rows = as_sparse(s)
+    return as_sparse(s.conv) if isinstance(s, Deconv) else _flipped(as_sparse(s))
+
+
+def _flipped(rows: Sparse) -> Sparse:
     order = np.argsort(rows.pre, kind="stable")
     post = np.repeat(np.arange(rows.shape[0], dtype=np.int32), np.diff(rows.start))
     start = np.concatenate([[0], np.cumsum(fan_out(rows))]).astype(np.int64)
@@ -330,6 +398,8 @@ def transposed(s: Owned) -> Dense | Sparse:
 
 def with_weight(s: S, weight: Array, grid: Grid | None = None) -> S:
     """The same structure with other weights."""
+    if isinstance(s, Deconv):
+        return replace(s, conv=with_weight(s.conv, weight, grid))
     return replace(s, weight=weight, grid=grid)
 
 
@@ -345,6 +415,10 @@ def scaled_rows(s: Owned, scale: Array) -> Owned:
         case Conv():
             if (channels := by_channel(scale, s.weight.shape[0])) is not None:
                 return with_weight(s, s.weight * channels[:, None, None, None])
+            return scaled_rows(as_sparse(s), scale)
+        case Deconv():
+            if (channels := by_channel(scale, s.image_out[0])) is not None:
+                return with_weight(s, s.weight * channels[:, None, None])
             return scaled_rows(as_sparse(s), scale)
 
 
@@ -384,6 +458,13 @@ def _hits(s: Conv) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         np.add.at(hits, (out, out * s.stride[axis] - s.padding[axis] + tap * s.dilation[axis]), 1)
         found.append(hits)
     return found[0], found[1]
+
+
+def _by_sender(s: Conv, values: Array) -> Array:
+    """Values of the kernel's weights, added up over each sender's synapses, shape (pre,)."""
+    blocks = values.reshape(s.groups, -1, *values.shape[1:]).sum(axis=1)  # (group, channel in, row, column)
+    rows, columns = (reach.astype(blocks.dtype) for reach in _reach(s))
+    return np.einsum("cij,iv,jh->cvh", blocks.reshape(s.image[0], *values.shape[2:]), rows, columns, optimize=True).reshape(-1)
 
 
 def _reach(s: Conv) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -24,7 +24,7 @@ from lavasnn.export_bsd import bsd_graph
 from lavasnn.ir import Graph, Population, Projection
 from lavasnn.nn.bsd import BSDNet
 from lavasnn.nn.run import run as torch_run
-from lavasnn.synapses import Conv, Dense, Shared, Sparse
+from lavasnn.synapses import Conv, Deconv, Dense, Shared, Sparse, fan_in
 
 SIZES, STEPS, N = (12, 9, 7, 4), 5, 40
 
@@ -147,9 +147,9 @@ def test_spikes_answer_with_ties_broken_by_voltage() -> None:
     assert any(tied) and not all(tied)
 
 
-def convolutional(norm: bool = True) -> BSDNet:
+def convolutional(norm: bool = True, rows: int = 7) -> BSDNet:
     """Strides over odd and even images, both directions, batch norm with statistics of its own."""
-    plan = layers((2, 7, 6), ("3c3s2", "4c3", 9), 4)
+    plan = layers((2, rows, 6), ("3c3s2", "4c3", 9), 4)
     drawn = torch.Generator().manual_seed(2)
     net = BSDNet(plan, STEPS, 2.0, (0.3, 0.25), drawn, entry=0.2, norm=norm).double()
     with torch.no_grad():
@@ -160,9 +160,10 @@ def convolutional(norm: bool = True) -> BSDNet:
     return net.eval()
 
 
+@pytest.mark.parametrize("rows", [7, 8])
 @pytest.mark.parametrize("norm", [False, True])
-def test_graphs_of_convolutions_are_the_torch_network(norm: bool) -> None:
-    net, (pixels, labels) = convolutional(norm), samples(4, features=84)
+def test_graphs_of_convolutions_are_the_torch_network(norm: bool, rows: int) -> None:
+    net, (pixels, labels) = convolutional(norm, rows), samples(4, features=12 * rows)
     up = net.perceive(torch.from_numpy(pixels / 16.0), every=True)
     down = net.recall(torch.eye(4, dtype=torch.float64)[torch.from_numpy(labels)], every=True)
     found = exact.run(graph_of(net), pixels, labels, record=True).traces
@@ -177,7 +178,17 @@ def test_graphs_of_convolutions_are_the_torch_network(norm: bool) -> None:
 
 
 def test_feedback_looks_at_each_neuron_above_once() -> None:
-    """A kernel of 3 over an image upsampled twofold sees 2 by 2 neurons above; what falls together is one synapse."""
+    """A kernel of 3 over an image upsampled twofold sees 2 by 2 neurons above; what falls together is one synapse.
+
+    Of 8 rows that is a transposed convolution with a kernel of 4; of 7 the last is cropped. With stride 1 it is a convolution.
+    """
+    even = graph_of(convolutional(rows=8))
+    back, plain = even.projection("theta1").synapses, even.projection("theta2").synapses
+    assert isinstance(back, Deconv)
+    assert (back.weight.shape, back.shape) == ((3, 2, 4, 4), (2 * 8 * 6, 3 * 4 * 3))
+    fan = fan_in(back).reshape(2, 8, 6)
+    assert (fan[0, 0, 0], fan.max()) == (3 * 1, 3 * 4)
+    assert isinstance(plain, Conv)
     theta = graph_of(convolutional()).projection("theta1").synapses
     assert isinstance(theta, Sparse)
     rows = np.diff(theta.start).reshape(2, 7, 6)
@@ -186,8 +197,9 @@ def test_feedback_looks_at_each_neuron_above_once() -> None:
     assert len(pairs) == len(theta.pre)
 
 
-def test_convolutions_in_integers_follow_and_agree() -> None:
-    net, (pixels, labels) = convolutional(), samples(6, features=84)
+@pytest.mark.parametrize("rows", [7, 8])
+def test_convolutions_in_integers_follow_and_agree(rows: int) -> None:
+    net, (pixels, labels) = convolutional(rows=rows), samples(6, features=12 * rows)
     graph = compile_graph(graph_of(net), pixels, labels).graph
     mine = exact.run(graph, pixels, labels, record=True)
     assert compare(graph, mine, torch_run(graph, pixels, labels, record=True)).equal

@@ -30,7 +30,7 @@ from lavasnn.ir import Graph, Population, Projection, Source
 from lavasnn.measure import energy, neurobench
 from lavasnn.measure.energy import Counts
 from lavasnn.results import RunResult
-from lavasnn.synapses import Conv, Dense, Grid, Owned, Sparse, Transposed, sparse_from
+from lavasnn.synapses import Conv, Deconv, Dense, Grid, Owned, Sparse, Transposed, sparse_from
 
 Synapse = tuple[int, int, int]
 """Receiver, sender, weight."""
@@ -38,6 +38,8 @@ Synapse = tuple[int, int, int]
 
 def written_out(s: Owned) -> list[Synapse]:
     """Every stored synapse, by plain loops."""
+    if isinstance(s, Deconv):
+        return [(i, j, w) for j, i, w in written_out(s.conv)]
     if isinstance(s, Dense):
         return [(j, i, int(w)) for j, row in enumerate(s.weight) for i, w in enumerate(row)]
     if isinstance(s, Sparse):
@@ -164,6 +166,26 @@ def test_a_stock_network_agrees_with_plain_loops(target: Target) -> None:
     assert (found.chips > 1) == (found.messages_across_chips > 0)
     assert found.latency_steps == 7  # with a loop all windows open together
     assert found.memory_bytes == program.fit["memory_bytes"]
+
+
+def test_a_transposed_convolution_agrees_with_plain_loops() -> None:
+    random = np.random.default_rng(4)
+    back = Deconv(Conv(even(random, 2, 3, 4, 4), (3, 6, 6), (2, 2), (1, 1), grid=Grid()))
+    populations = (
+        Population("input", back.shape[1], Source()),
+        Population("wide", back.shape[0], LifInt(4095, 1024, 20)),
+        Population("output", 4, GradedInt(20)),
+    )
+    projections = (
+        Projection("back", "input", "wide", back),
+        Projection("dense", "wide", "output", Dense(even(random, 4, back.shape[0]), Grid())),
+    )
+    graph = Graph(populations, projections, Encoding("bernoulli", levels=10), "output", 7)
+    pixels = random.integers(0, 11, (4, back.shape[1])).astype(np.uint8)
+    program = compile_graph(graph, pixels, np.zeros(4, np.int64), tight(9))
+    assert program.orders == {"wide": Order(channels=3, positions=36, block=3)}
+    found = check(program, exact.run(program.graph, pixels, record=True, measure=True), tight(9))
+    assert found.total("syn_ops") > found.total("syn_ops_nonzero") > 0
 
 
 def diffpc(random: np.random.Generator) -> Graph:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from lavasnn.errors import InputError
 from lavasnn.synapses import (
     Conv,
+    Deconv,
     Dense,
+    Grid,
     Sparse,
     as_dense,
     as_sparse,
@@ -23,9 +25,11 @@ from lavasnn.synapses import (
     fan_out,
     loud_fan_out,
     one_to_one,
+    scaled_rows,
     sparse_from,
     strengths,
     transposed,
+    with_weight,
 )
 
 
@@ -90,6 +94,44 @@ def test_counts_and_strengths_are_those_of_single_synapses(s: Conv) -> None:
         )
     back = transposed(s)
     assert np.array_equal(as_dense(back), as_dense(s).T)
+
+
+@settings(max_examples=60, deadline=None)
+@given(convolutions(), st.integers(0, 99))
+def test_a_transposed_convolution_is_torchs_and_counts_its_synapses_backwards(conv: Conv, seed: int) -> None:
+    """torch's gradient of a convolution by its input is the transposed one, whatever remainder a stride leaves."""
+    if conv.groups != 1:
+        with pytest.raises(InputError, match=r"transposed convolution: 2 groups, allowed is 1"):
+            Deconv(conv)
+        return
+    s = Deconv(conv)
+    x = np.random.default_rng(seed).integers(-3, 4, (2, *s.image)).astype(np.float64)
+    grad: Any = torch.nn.grad
+    wanted = grad.conv2d_input(
+        (2, *conv.image), torch.from_numpy(conv.weight), torch.from_numpy(x), conv.stride, conv.padding, conv.dilation
+    )
+    assert s.image_out == tuple(wanted.shape[1:])
+    full = as_dense(s)
+    assert np.array_equal(x.reshape(2, -1) @ full.T, wanted.reshape(2, -1).numpy())
+    assert np.array_equal(full.T, as_dense(conv))
+    assert np.array_equal(as_dense(transposed(s)), as_dense(conv))
+    post, pre = as_sparse(conv), as_sparse(s)
+    assert (post.shape, pre.shape) == (s.shape[::-1], s.shape)
+    assert fan_in(s).tolist() == np.bincount(post.pre, minlength=s.shape[0]).tolist()
+    assert fan_out(s).tolist() == np.diff(post.start).tolist()
+    assert loud_fan_out(s).tolist() == np.count_nonzero(full, axis=0).tolist()
+    assert strengths(s).tolist() == np.abs(full).sum(axis=1).tolist()
+    assert count(s) == count(conv) == len(pre.pre)
+    assert s.per_channel * s.image_out[0] == s.weight.size
+    whole = with_weight(s, s.weight.astype(np.int16), Grid())
+    assert (whole.grid, as_sparse(whole).weight.dtype) == (Grid(), np.int16)
+    assert strengths(whole).dtype == np.int64
+    by_channel = np.repeat(np.arange(1.0, 1 + s.image_out[0]), np.prod(s.image_out[1:]))
+    scaled = scaled_rows(s, by_channel)
+    assert isinstance(scaled, Deconv)
+    assert np.array_equal(as_dense(scaled), full * by_channel[:, None])
+    by_neuron = np.arange(1.0, 1 + s.shape[0])
+    assert np.array_equal(as_dense(scaled_rows(s, by_neuron)), full * by_neuron[:, None])
 
 
 @given(st.integers(0, 99), st.integers(1, 6), st.integers(1, 6))

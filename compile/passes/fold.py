@@ -25,6 +25,7 @@ from lavasnn.ir import Graph, Population, Projection, Through
 from lavasnn.synapses import (
     Borrowed,
     Conv,
+    Deconv,
     Dense,
     Owned,
     Sparse,
@@ -153,6 +154,9 @@ def _scaled_columns(s: Owned, scale: Array) -> Owned | None:
             outside = s.weight.shape[0] // s.groups
             own = np.repeat(channels.reshape(s.groups, -1), outside, axis=0)  # (channel out, channel in of its group)
             return with_weight(s, s.weight * own[:, :, None, None])
+        case Deconv():
+            channels = by_channel(scale, s.image[0])
+            return None if channels is None else with_weight(s, s.weight * channels[:, None, None, None])
 
 
 def _pooled(outer: Conv, inner: Conv) -> Conv | None:

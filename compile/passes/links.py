@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavasnn.ir import Projection
-from lavasnn.synapses import Conv, Dense, Owned, Sparse, fan_in
+from lavasnn.synapses import Conv, Deconv, Dense, Owned, Sparse, fan_in
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -73,7 +73,7 @@ class Wires:
             heard = s.pre[np.arange(len(s.pre)) + np.repeat(s.start[self.post] - self.into[:-1], number)]
         object.__setattr__(self, "heard", heard)
         shared: Ints | None = None
-        if isinstance(s, Conv):
+        if isinstance(s, Conv | Deconv):
             plane = s.image[1] * s.image[2]
             group = np.arange(s.image[0]) // (s.image[0] // s.groups)
             shared = (group[:, None] * plane + np.arange(plane)).reshape(-1)
@@ -83,7 +83,7 @@ class Wires:
     def axons(self) -> int:
         """Number of axons."""
         s = self.synapses
-        return s.groups * s.image[1] * s.image[2] if isinstance(s, Conv) else s.shape[1]
+        return s.groups * s.image[1] * s.image[2] if isinstance(s, Conv | Deconv) else s.shape[1]
 
     def needed(self, start: int, stop: int) -> Bools:
         """Axons with a synapse among the receivers start..stop-1, shape (axon,)."""
@@ -95,7 +95,7 @@ class Wires:
                 assert self.heard is not None
                 found[self.heard[self.into[start] : self.into[stop]]] = True
                 return found
-            case Conv() as s:
+            case Conv() | Deconv() as s:
                 return _fields(s, self._receivers(start, stop))
 
     def n_needed(self, start: int, stop: int) -> int:
@@ -106,9 +106,9 @@ class Wires:
     def held(self, start: int, stop: int) -> tuple[int, int]:
         """Weights kept for the receivers start..stop-1 and their bytes: 1 a weight, and 2 for each sparse one's receiver."""
         s = self.synapses
-        if isinstance(s, Conv):
+        if isinstance(s, Conv | Deconv):
             plane = s.image_out[1] * s.image_out[2]
-            weights = len(np.unique(self._receivers(start, stop) // plane)) * int(np.prod(s.weight.shape[1:]))
+            weights = len(np.unique(self._receivers(start, stop) // plane)) * s.per_channel
             return weights, weights
         weights = int(self.into[stop] - self.into[start])
         return weights, weights * (3 if isinstance(s, Sparse) else 1)
@@ -126,26 +126,26 @@ class Wires:
         return np.arange(start, stop) if self.post is None else self.post[start:stop]
 
 
-def _fields(s: Conv, outputs: Ints) -> Bools:
+def _fields(s: Conv | Deconv, outputs: Ints) -> Bools:
     """Positions of the image that some outputs look at, shape (group * row * column,)."""
-    rows, columns = s.image_out[1:]
+    channels, rows, columns = s.image_out
     channel, place = np.divmod(outputs, rows * columns)
     looked = np.zeros((s.groups, rows, columns), np.bool_)
-    looked.reshape(s.groups, -1)[channel // (s.weight.shape[0] // s.groups), place] = True
-    found = np.zeros((s.groups, s.image[1], s.image[2]), np.bool_)
-    high, wide = s.weight.shape[2:]
-    by_row = np.zeros((s.groups, s.image[1], columns), np.bool_)
-    for i in range(high):
-        own, seen = _taps(rows, s.image[1], s.stride[0], i * s.dilation[0] - s.padding[0])
-        by_row[:, seen] |= looked[:, own]
-    for j in range(wide):
-        own, seen = _taps(columns, s.image[2], s.stride[1], j * s.dilation[1] - s.padding[1])
-        found[:, :, seen] |= by_row[:, :, own]
-    return found.reshape(-1)
+    looked.reshape(s.groups, -1)[channel // (channels // s.groups), place] = True
+    conv = s.conv if isinstance(s, Deconv) else s
+    for axis in (0, 1):  # rows, then columns, which are rows of the image turned over, then rows again
+        found = np.zeros((s.groups, s.image[1 + axis], looked.shape[2]), np.bool_)
+        for i in range(conv.weight.shape[2 + axis]):
+            offset = i * conv.dilation[axis] - conv.padding[axis]
+            own, seen = _taps(conv.image_out[1 + axis], conv.image[1 + axis], conv.stride[axis], offset)
+            own, seen = (seen, own) if conv is not s else (own, seen)
+            found[:, seen] |= looked[:, own]
+        looked = found.transpose(0, 2, 1)
+    return looked.reshape(-1)
 
 
 def _taps(outputs: int, inputs: int, stride: int, offset: int) -> tuple[slice, slice]:
-    """Outputs whose tap at `offset` falls inside the image, and where."""
+    """Outputs of a convolution whose tap at `offset` falls inside the image, and where."""
     first = max(0, -(offset // stride))
     last = min(outputs, (inputs - 1 - offset) // stride + 1)
     if last <= first:

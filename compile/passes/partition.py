@@ -40,7 +40,7 @@ from lavasnn.dynamics.graded import Graded, GradedInt
 from lavasnn.dynamics.pyramidal import Pyramidal, PyramidalInt
 from lavasnn.errors import Violation
 from lavasnn.ir import Graph, Population, Projection, Source
-from lavasnn.synapses import Conv, Owned
+from lavasnn.synapses import Conv, Deconv, Owned
 
 STATE_BYTES = 3
 AXON_BYTES = 4
@@ -207,7 +207,7 @@ def _grains(image: Image | None, order: Order | None) -> list[int]:
 
 def _image(name: str, synapses: Sequence[tuple[Projection, Owned]]) -> Image | None:
     """What a population is to the convolutions near it, to those that lead in before others."""
-    near = [(q, s) for q, s in synapses if isinstance(s, Conv)]
+    near = [(q, s) for q, s in synapses if isinstance(s, Conv | Deconv)]
     found = [s.image_out for q, s in near if q.target == name] + [s.image for q, s in near if q.source == name]
     return found[0] if found else None
 
@@ -221,7 +221,7 @@ def _blocks(
     for name, image in images.items():
         if image is None:
             continue
-        kernels = [s.weight[0].size for q, s in synapses if q.target == name and isinstance(s, Conv)]
+        kernels = [s.per_channel for q, s in synapses if q.target == name and isinstance(s, Conv | Deconv)]
         most = max(1, room // max(1, sum(kernels)))
         block = max(n for n in range(1, image[0] + 1) if image[0] % n == 0 and n <= most)
         if block > 1:

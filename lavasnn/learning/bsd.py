@@ -17,8 +17,8 @@ included, though their u is the positive one itself: m_kc = n_c - [c = y(k)]. "o
 and the weights' follow from the synapses' own inputs: dW = (dL/dv)^T r of the layer below, dTheta = (dL'/du)^T r' of the layer
 above. Cosines are those of whole layers, images flattened. A convolution adds the products up over its places. Batch norm
 multiplies dL/dv by its factor first, whose variance counts as a given number, and takes away the mean over the batch, whose
-gradient that is. Nothing is differentiated through a spike or a layer. The top layer's Type 1 learns by cross-entropy, with the target
-it hears from the concept itself. Losses are sums over the batch.
+gradient that is. Nothing is differentiated through a spike or a layer. The top layer's Type 1 learns by cross-entropy, with the
+target it hears from the concept itself. Losses are sums over the batch.
 
 Source: Biologically Plausible Learning via Bidirectional Spike-Based Distillation (ICLR 2026), equations 6 to 9, 13 to 22,
 algorithm 1.
@@ -69,7 +69,7 @@ def learn_down(net: BSDNet, down: Pathway, i: int, du: Tensor) -> None:
 
 
 def _through(link: Link, d: Tensor, gain: Tensor | None) -> Tensor:
-    """The gradient by the sum of a neuron's synapses, from that by its voltage: times each channel's factor, its mean taken away."""
+    """The gradient by the sum of a neuron's synapses, from that by its voltage: times each channel's factor, less its mean."""
     if gain is None:
         return d
     by_channel = (d * gain).view(len(d), link.channels, link.positions)

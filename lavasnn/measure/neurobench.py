@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph, Population
 from lavasnn.results import RunResult
-from lavasnn.synapses import Borrowed, Conv, Dense, Owned, Sparse, count, loud_fan_out
+from lavasnn.synapses import Borrowed, Conv, Deconv, Dense, Owned, Sparse, count, loud_fan_out
 
 FLOAT32_BYTES = 4
 
@@ -105,7 +105,7 @@ def _owned(graph: Graph) -> list[Owned]:
 
 def _weights(s: Owned) -> int:
     """Weights that a torch layer holds for these synapses."""
-    return s.weight.size if isinstance(s, Dense | Conv) else s.shape[0] * s.shape[1]
+    return s.weight.size if isinstance(s, Dense | Conv | Deconv) else s.shape[0] * s.shape[1]
 
 
 def _biases(p: Population) -> int:

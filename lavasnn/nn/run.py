@@ -21,7 +21,7 @@ from lavasnn.ir import Graph, Projection
 from lavasnn.nn.diffpc import literal
 from lavasnn.pathways import driven, voltage_or_spikes
 from lavasnn.results import RunResult
-from lavasnn.synapses import Conv, Dense, Owned
+from lavasnn.synapses import Conv, Deconv, Dense, Owned
 
 
 @torch.no_grad()
@@ -215,6 +215,23 @@ def _summing(s: Owned) -> Callable[[Tensor], Tensor]:
             return torch.nn.functional.conv2d(images, kernel, None, s.stride, s.padding, s.dilation, s.groups).flatten(1)
 
         return convolved
+    if isinstance(s, Deconv):
+        kernel, conv = torch.from_numpy(np.array(s.weight, np.float64)), s.conv
+        beyond = [
+            (n + 2 * p - d * (k - 1) - 1) % t
+            for n, k, t, p, d in zip(
+                conv.image[1:], conv.weight.shape[2:], conv.stride, conv.padding, conv.dilation, strict=True
+            )
+        ]  # rows and columns that no stride of the convolution reaches
+
+        def spread(x: Tensor) -> Tensor:
+            images = x.view(len(x), *s.image)
+            found = torch.nn.functional.conv_transpose2d(
+                images, kernel, None, conv.stride, conv.padding, beyond, dilation=conv.dilation
+            )
+            return found.flatten(1)
+
+        return spread
     index = np.stack([np.repeat(np.arange(s.shape[0]), np.diff(s.start)), s.pre])
     rows = torch.sparse_coo_tensor(torch.from_numpy(index), torch.from_numpy(np.array(s.weight, np.float64)), s.shape)
     return lambda x: torch.sparse.mm(rows, x.T).T

@@ -24,7 +24,7 @@ from lavasnn.dynamics.lif import LifInt
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.ir import Graph, Population, Projection, Source
-from lavasnn.synapses import Conv, Dense, Grid, Owned, Sparse, Transposed, sparse_from
+from lavasnn.synapses import Conv, Deconv, Dense, Grid, Owned, Sparse, Transposed, sparse_from
 
 
 def lif(sizes: list[int]) -> Graph:
@@ -76,6 +76,8 @@ def single_synapses(s: Owned) -> list[Synapse]:
     """Every synapse by itself, from the definition of each structure."""
     if isinstance(s, Dense):
         return [(j, i, (j, i)) for j in range(s.weight.shape[0]) for i in range(s.weight.shape[1])]
+    if isinstance(s, Deconv):
+        return [(i, j, w) for j, i, w in single_synapses(s.conv)]
     if isinstance(s, Sparse):
         return [(j, int(s.pre[k]), k) for j in range(len(s.start) - 1) for k in range(s.start[j], s.start[j + 1])]
     out, inside, high, wide = s.weight.shape
@@ -92,7 +94,7 @@ def single_synapses(s: Owned) -> list[Synapse]:
 
 def axon(s: Owned, sender: int) -> int:
     """A neuron's axon: its own, or that of its position and group in the image of a convolution."""
-    if not isinstance(s, Conv):
+    if not isinstance(s, Conv | Deconv):
         return sender
     plane = s.image[1] * s.image[2]
     return sender // plane // (s.image[0] // s.groups) * plane + sender % plane
@@ -135,7 +137,9 @@ def counted(after: State, traffic: Mapping[str, NDArray[np.float64]]) -> tuple[l
                 continue
             mine = [(i, w) for j, i, w in parts if j in neurons[n]]
             axons = {axon(s, i) for i, _ in mine}
-            held = len({w for _, w in mine}) if not isinstance(s, Conv) else channels(s, neurons[n]) * s.weight[0].size
+            held = len({w for _, w in mine})
+            if isinstance(s, Conv | Deconv):
+                held = channels(s, neurons[n]) * s.weight.size // s.image_out[0]
             uses[n].synapses += len(mine)
             uses[n].weights += held
             uses[n].axons_in += len(axons)
@@ -163,13 +167,13 @@ def counted(after: State, traffic: Mapping[str, NDArray[np.float64]]) -> tuple[l
     return uses, dict(messages)
 
 
-def channels(s: Conv, neurons: set[int]) -> int:
+def channels(s: Conv | Deconv, neurons: set[int]) -> int:
     plane = s.image_out[1] * s.image_out[2]
     return len({j // plane for j in neurons})
 
 
 def mixed(seed: int) -> Graph:
-    """Convolution, sparse and all-to-all synapses, delays, a loop, biases, graded neurons: whatever can occur."""
+    """Convolution, back too if it has one group, sparse and all-to-all synapses, delays, a loop, biases, graded neurons."""
     random = np.random.default_rng(seed)
     groups = int(random.choice([1, 2]))
     kernel = (int(random.integers(1, 4)) * 2, 4 // groups, int(random.integers(1, 4)), int(random.integers(1, 4)))
@@ -200,6 +204,9 @@ def mixed(seed: int) -> Graph:
         ),
         Projection("read", "hidden", "out", weight, delay=random.integers(0, 3, n)),
     )
+    if groups == 1:
+        populations = (*populations, Population("again", first, LifInt(du=4095, dv=0, vth=5)))
+        projections = (*projections, Projection("back", "hidden", "again", Deconv(conv)))
     return Graph(populations, projections, Encoding("bernoulli", levels=16), "out", 4)
 
 

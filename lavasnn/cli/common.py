@@ -246,7 +246,7 @@ def check_fit(images: Images, inputs: int, classes: int | None = None) -> None:
     theirs, mine = [f"{images.features:,} pixels"], [f"{inputs:,}"]
     if classes is not None:
         theirs, mine = [*theirs, f"{images.classes} classes"], [*mine, str(classes)]
-    if (images.features, images.classes if classes is not None else None) != (inputs, classes):
+    if images.features != inputs or classes not in (None, images.classes):
         raise InputError(f"{images.label} has {' and '.join(theirs)}, the network {' and '.join(mine)}")
 
 

@@ -35,6 +35,7 @@ from lavasnn.synapses import (
     Transposed,
     as_dense,
     transposed,
+    with_weight,
 )
 
 
@@ -178,7 +179,7 @@ class Graph:
         if isinstance(s, Shared):
             return owner
         turned = transposed(owner)
-        return turned if turned.grid is None else replace(turned, grid=replace(turned.grid, exponent=s.exponent))
+        return turned if turned.grid is None else with_weight(turned, turned.weight, replace(turned.grid, exponent=s.exponent))
 
     def weight(self, projection: Projection) -> NDArray[Any]:
         """The same as a full matrix, shape (post, pre)."""

@@ -382,11 +382,17 @@ def strengths(s: Owned) -> Array:
             return _by_sender(s.conv, np.abs(s.weight.astype(kind)))
 
 
-def transposed(s: Owned) -> Dense | Sparse:
-    """The same synapses from their receivers back to their senders."""
-    if isinstance(s, Dense):
-        return replace(s, weight=s.weight.T)
-    return as_sparse(s.conv) if isinstance(s, Deconv) else _flipped(as_sparse(s))
+def transposed(s: Owned) -> Owned:
+    """The same synapses from their receivers back to their senders; kernels stay kernels, but for those of several groups."""
+    match s:
+        case Dense():
+            return replace(s, weight=s.weight.T)
+        case Conv(groups=1):
+            return Deconv(s)
+        case Deconv():
+            return s.conv
+        case _:
+            return _flipped(as_sparse(s))
 
 
 def _flipped(rows: Sparse) -> Sparse:

@@ -14,7 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from lavasnn.ir import Graph, Projection
-from lavasnn.synapses import Conv, Deconv, Dense, Owned, Sparse, as_dense, strengths, transposed
+from lavasnn.synapses import Conv, Deconv, Dense, Owned, Sparse, as_dense, as_sparse, strengths, transposed
 
 Array = NDArray[Any]
 
@@ -82,8 +82,7 @@ def _tables(s: Owned, whole: bool, graded: bool) -> Product | tuple[Array, ...]:
         case Sparse() if 8 * len(s.weight) >= s.shape[0] * s.shape[1]:  # from here on a matrix product is faster
             return _tables(Dense(as_dense(s), s.grid), whole, graded)
         case Sparse() | Deconv():
-            by_sender = transposed(s)
-            assert isinstance(by_sender, Sparse)
+            by_sender = as_sparse(transposed(s))
             return by_sender.start, by_sender.pre, by_sender.weight.astype(np.int32 if whole else np.float64)
         case Conv():
             # (group, channel in, kernel row, kernel column, channel out), so that one message adds to neighbours in memory

@@ -12,7 +12,8 @@ channel), or with a row, or a position, if one fits.
 Memory of a range is an estimate, for Intel publishes no layout. In bytes:
 
     weights    all-to-all: 1 each;  sparse: 1 each and 2 for the number of the receiving neuron;
-               convolution: 1 for each weight of the kernels of the channels that the range touches, once for all its neurons
+               convolution, transposed or not: 1 for each weight of the kernels of the channels that the range touches, once for
+               all its neurons
     state      3 for each 24-bit variable of a neuron: u and v of LIF; a sum of graded neurons; x_F, x_T, x_A, e_in, e_T, e_A of
                DiffPC and a byte for its ReLU mask, x_T and x_A of its input; 2 for a bias where biases differ (LIF)
     delays     3 a neuron for each step of a ring of partial sums: the largest delay + 1, where there are delays

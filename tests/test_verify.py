@@ -14,14 +14,15 @@ from numpy.typing import NDArray
 from compile.backends import exact
 from compile.pipeline import compile_graph
 from compile.verify import TOLERANCE, compare, dyadic
-from lavasnn.dynamics.diffpc import DiffPC
+from lavasnn.dynamics.diffpc import DiffPC, DiffPCInt
 from lavasnn.dynamics.lif import Lif
 from lavasnn.dynamics.timing import Timing
 from lavasnn.encode import Encoding
 from lavasnn.errors import InputError
 from lavasnn.ir import Graph, Population, Projection, Source
+from lavasnn.nn.run import run as torch_run
 from lavasnn.results import RunResult
-from lavasnn.synapses import Dense, Transposed
+from lavasnn.synapses import Conv, Deconv, Dense, Grid, Owned, Sparse, Transposed, as_dense
 
 N = 5
 SIZES = (4, 6, 3)
@@ -90,6 +91,37 @@ def test_equal_runs_are_equal_and_every_value_counts() -> None:
         "ties": 0,
         "first": None,
     }
+
+
+@pytest.mark.parametrize("groups, back", [(1, Deconv), (2, Sparse)])
+def test_errors_pass_back_through_a_convolution_as_through_its_matrix(groups: int, back: type) -> None:
+    """DiffPC's feedback is the transpose of its forward synapses, with a weight exponent of its own."""
+    random = np.random.default_rng(7)
+    kernel = 2 * random.integers(-20, 21, (4, 2 // groups, 3, 3)).astype(np.int16)
+    conv = Conv(kernel, (2, 4, 4), (2, 2), (1, 1), groups=groups, grid=Grid(-3))
+    below = Dense(2 * random.integers(-20, 21, (32, 6)).astype(np.int16), Grid(-3))
+
+    def network(above: Owned) -> Graph:
+        sizes = {"input": 6, "hidden": 32, "output": 16}
+        neurons = (DiffPCInt("input", 0, TIMING, point=4), DiffPCInt("hidden", 1, TIMING, point=4))
+        dynamics = (*neurons, DiffPCInt("output", 2, TIMING, point=4))
+        populations = tuple(Population(name, n, d) for (name, n), d in zip(sizes.items(), dynamics, strict=True))
+        projections = (
+            Projection("w1", "input", "hidden", below, "s_A", "a_x"),
+            Projection("w2", "hidden", "output", above, "s_A", "a_x"),
+            Projection("w2t", "output", "hidden", Transposed("w2", -4), "s_e", "a_e"),
+        )
+        return Graph(populations, projections, Encoding("value", -2, 16), "output")
+
+    graph, plain = network(conv), network(Dense(as_dense(conv), conv.grid))
+    turned = graph.synapses(graph.projection("w2t"))
+    assert isinstance(turned, back) and turned.grid == Grid(-4)
+    assert np.array_equal(as_dense(turned), as_dense(conv).T)
+    pixels, labels = random.integers(0, 17, (5, 6)).astype(np.uint8), random.integers(0, 16, 5)
+    wanted = exact.run(plain, pixels, labels, settle=True, record=True)
+    assert wanted.traces["output.s_e"].any()
+    assert compare(plain, wanted, exact.run(graph, pixels, labels, settle=True, record=True)).equal
+    assert compare(graph, wanted, torch_run(graph, pixels, labels, settle=True, record=True)).equal
 
 
 @settings(max_examples=60, deadline=None)
